@@ -1,0 +1,2 @@
+DELETE FROM mailcrane.migration WHERE version = 10;
+DROP TABLE mailcrane.invitation;

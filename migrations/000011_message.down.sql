@@ -1,0 +1,2 @@
+DELETE FROM mailcrane.migration WHERE version = 11;
+DROP TABLE mailcrane.message;

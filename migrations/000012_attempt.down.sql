@@ -1,0 +1,2 @@
+DELETE FROM mailcrane.migration WHERE version = 12;
+DROP TABLE mailcrane.attempt;

@@ -1,0 +1,2 @@
+DELETE FROM mailcrane.migration WHERE version = 14;
+DROP TABLE mailcrane.suppression;

@@ -1,0 +1,15 @@
+DELETE FROM mailcrane.migration WHERE version = 16;
+DROP FUNCTION mailcrane.refuse(text, jsonb, integer);
+DROP FUNCTION mailcrane.key_problem(text);
+DROP FUNCTION mailcrane.priority_problem(text);
+DROP FUNCTION mailcrane.expires_in_problem(text);
+DROP FUNCTION mailcrane.send_after_problem(text);
+DROP FUNCTION mailcrane.try_interval(text);
+DROP FUNCTION mailcrane.try_timestamptz(text);
+DROP FUNCTION mailcrane.data_problem(jsonb);
+DROP FUNCTION mailcrane.locale_problem(text);
+DROP FUNCTION mailcrane.link_problem(text);
+DROP FUNCTION mailcrane.normalize_address(text);
+DROP FUNCTION mailcrane.address_problem(text);
+DROP FUNCTION mailcrane.name_problem(text);
+DROP FUNCTION mailcrane.text_problem(text, integer);

@@ -1,0 +1,2 @@
+DELETE FROM mailcrane.migration WHERE version = 19;
+DROP VIEW mailcrane.history;

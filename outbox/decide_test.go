@@ -1,0 +1,100 @@
+package outbox
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The order of the rules matters: a message that is finished stays so, an open
+// attempt comes before any other reason, and only then may anything be settled.
+func TestDecide_appliesTheRulesInOrder(t *testing.T) {
+	t.Parallel()
+	config := RelayConfig{}.withDefaults()
+	all := loaded{Status: StatusQueued, OpenAttempt: 1, SuppressedFor: "bounced", Expired: true, TooOld: true, Unknown: 3}
+	for _, c := range []struct {
+		name       string
+		change     func(*loaded)
+		invitation string
+		want       step
+	}{
+		{"finished", func(l *loaded) { l.Status = StatusSent }, "revoked", step{drop: true}},
+		{"held", func(l *loaded) { l.Status = StatusHeld }, "pending", step{drop: true}},
+		{"open", func(*loaded) {}, "revoked", step{wait: time.Second}},
+		{"suppressed", func(l *loaded) { l.OpenAttempt = 0 }, "revoked", step{status: StatusSuppressed}},
+		{"revoked", func(l *loaded) { l.OpenAttempt, l.SuppressedFor = 0, "" }, "revoked", step{status: StatusCancelled}},
+		{"expired", func(l *loaded) { l.OpenAttempt, l.SuppressedFor = 0, "" }, "pending", step{status: StatusFailed}},
+		{"invitation expired", func(l *loaded) { *l = loaded{Status: StatusQueued} }, "expired", step{status: StatusFailed}},
+		{"too old", func(l *loaded) { *l = loaded{Status: StatusQueued, TooOld: true, Unknown: 3} }, "", step{status: StatusFailed}},
+		{"unknown too often", func(l *loaded) { *l = loaded{Status: StatusQueued, Unknown: 3} }, "", step{status: StatusHeld}},
+		{"unknown, one repeat left", func(l *loaded) { *l = loaded{Status: StatusQueued, Unknown: 2} }, "pending", goOn},
+		{"nothing in the way", func(l *loaded) { *l = loaded{Status: StatusQueued} }, "", goOn},
+	} {
+		l := all
+		c.change(&l)
+		got := l.decide(c.invitation, config)
+		if (got.reason != "") != (c.want.status != "") {
+			t.Errorf("%s: reason %q with status %q", c.name, got.reason, got.status)
+		}
+		got.reason = ""
+		if got != c.want {
+			t.Errorf("%s: got %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestBackoff_doublesFromMinToMaxWithJitter(t *testing.T) {
+	t.Parallel()
+	config := RelayConfig{}.withDefaults()
+	want := 30 * time.Second
+	for attempts := 1; attempts <= 70; attempts++ {
+		seen := map[time.Duration]bool{}
+		for range 20 {
+			got := config.backoff(attempts)
+			if got < want*4/5 || got > want*6/5 {
+				t.Errorf("after %d attempts %s, want about %s", attempts, got, want)
+			}
+			seen[got] = true
+		}
+		if len(seen) < 2 {
+			t.Errorf("after %d attempts no jitter", attempts)
+		}
+		want = min(2*want, 2*time.Hour)
+	}
+}
+
+func TestAcceptLink_changesWithSecretInvitationAndGeneration(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, secret := range []string{"one", "two"} {
+		r := &Relay{RelayConfig: RelayConfig{AcceptURL: "https://x/?t={token}&again={token}", Secret: []byte(secret)}}
+		for _, id := range []string{"a", "b"} {
+			for generation := range 2 {
+				link, _ := r.acceptLink(id, generation)
+				again, _ := r.acceptLink(id, generation)
+				if link != again || strings.Contains(link, "{token}") || seen[link] {
+					t.Errorf("link %q", link)
+				}
+				seen[link] = true
+			}
+		}
+	}
+}
+
+// An application that imports this package must not get a mail library, a
+// template engine or a web server with it.
+func TestImports_areRiverAndPgxOnly(t *testing.T) {
+	t.Parallel()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range strings.Fields(string(out)) {
+		for _, banned := range []string{"go-mail", "html/template", "net/smtp", "mailcrane/sender", "mailcrane/api", "mailcrane/migrations", "golang-migrate", "huma", "cobra"} {
+			if strings.Contains(path, banned) {
+				t.Errorf("it imports %s", path)
+			}
+		}
+	}
+}

@@ -1,0 +1,65 @@
+package outbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// ErrNotFound means that there is no row with the given id.
+var ErrNotFound = errors.New("not found")
+
+// Problem is one thing that is wrong with the input of a call. It never repeats
+// the value.
+type Problem struct {
+	Item    int    `json:"item"`    // place in the batch, from 0
+	Field   string `json:"field"`   // such as "email"
+	Problem string `json:"problem"` // such as "is missing"
+}
+
+// InputError means that the database refused the input and wrote nothing. It
+// lists everything that is wrong, in the order of the items.
+type InputError struct {
+	Problems []Problem
+	Hint     string // what to do about it
+}
+
+// Error lists the problems.
+func (e *InputError) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = fmt.Sprintf("%s %s", p.Field, p.Problem)
+		if p.Item > 0 {
+			lines[i] = fmt.Sprintf("item %d: %s", p.Item, lines[i])
+		}
+	}
+	return "invalid input: " + strings.Join(lines, "; ")
+}
+
+// invalidParameter is the SQLSTATE of what the write path refuses.
+const invalidParameter = "22023"
+
+// asInputError turns the database's refusal into an [*InputError] and leaves
+// any other error as it is.
+func asInputError(err error) error {
+	state, ok := errors.AsType[interface {
+		error
+		SQLState() string
+	}](err)
+	if !ok || state.SQLState() != invalidParameter {
+		return err
+	}
+	input := &InputError{}
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		input.Hint = pgErr.Hint
+		if json.Unmarshal([]byte(pgErr.Detail), &input.Problems) == nil && len(input.Problems) > 0 {
+			return input
+		}
+	}
+	// Another driver, which keeps the detail to itself.
+	input.Problems = []Problem{{Field: "input", Problem: state.Error()}}
+	return input
+}

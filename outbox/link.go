@@ -1,0 +1,26 @@
+package outbox
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"strings"
+)
+
+// acceptLink makes the link of an invitation whose application passed none, and
+// the hash of the token in it. The token is derived, not stored: whoever reads
+// the database, a backup or a log finds no link that works. It is the same on
+// every attempt, and another one for the next generation of the invitation.
+//
+// Without AcceptURL and Secret there is no link.
+func (r *Relay) acceptLink(invitationID string, generation int) (link string, tokenHash []byte) {
+	if r.AcceptURL == "" || len(r.Secret) == 0 {
+		return "", nil
+	}
+	mac := hmac.New(sha256.New, r.Secret)
+	fmt.Fprintf(mac, "mailcrane invitation %s %d", invitationID, generation)
+	token := base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+	hash := sha256.Sum256([]byte(token))
+	return strings.ReplaceAll(r.AcceptURL, "{token}", token), hash[:]
+}

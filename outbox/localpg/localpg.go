@@ -1,0 +1,194 @@
+package localpg
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Config says which server to run. Its zero value is a server that keeps its
+// data in the usual place of the user.
+type Config struct {
+	// Dir is where the data are. Default: /var/lib/mailcrane/postgresql for root,
+	// else mailcrane/postgresql below $XDG_DATA_HOME or ~/.local/share.
+	Dir string
+
+	Ephemeral bool              // keep the data in a temporary directory, removed by Stop
+	BinDir    string            // folder of PostgreSQL's programs; default: look for them
+	NoFsync   bool              // faster and not safe: for tests
+	Port      int               // default: that of the last time, or any free one
+	Settings  map[string]string // more settings for postgresql.conf
+	Logger    *slog.Logger      // default: discard
+}
+
+// Server is a PostgreSQL that runs until [Server.Stop].
+type Server struct {
+	dir       *directory
+	process   *process
+	url       string
+	ephemeral bool
+}
+
+// database is the one that is made for the caller, and superuser its owner.
+const database, superuser = "mailcrane", "postgres"
+
+// Start runs a server and waits until it answers: about a second in a new
+// directory, a tenth of that in a used one.
+//
+// [ErrNoBinaries] means that there is no PostgreSQL on this machine.
+func Start(ctx context.Context, config Config) (*Server, error) {
+	config.Logger = cmp.Or(config.Logger, slog.New(slog.DiscardHandler))
+	binaries, err := findBinaries(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	account, err := findAccount()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := openDirectory(config, account)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dir: dir, ephemeral: config.Ephemeral}
+	if err := s.start(ctx, config, binaries, account); err != nil {
+		return nil, errors.Join(err, dir.close(config.Ephemeral))
+	}
+	return s, nil
+}
+
+func (s *Server) start(ctx context.Context, config Config, b binaries, a account) error {
+	if err := s.dir.prepare(ctx, b, a); err != nil {
+		return err
+	}
+	password, err := s.dir.password()
+	if err != nil {
+		return err
+	}
+	port := config.Port
+	if port == 0 {
+		if port, err = s.dir.port(); err != nil {
+			return err
+		}
+	}
+	arguments := []string{"-D", s.dir.data()}
+	settings := config.settings(port)
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		arguments = append(arguments, "-c", name+"="+settings[name])
+	}
+	began := time.Now()
+	if s.process, err = startProcess(b.path("postgres"), arguments, s.dir.log(), a); err != nil {
+		return fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	address := url.URL{
+		Scheme: "postgres", User: url.UserPassword(superuser, password),
+		Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), RawQuery: "sslmode=disable",
+	}
+	address.Path = "/postgres"
+	if err := s.waitUntilReady(ctx, address.String()); err != nil {
+		return errors.Join(err, s.process.stop(ctx))
+	}
+	address.Path = "/" + database
+	s.url = address.String()
+	config.Logger.Info("PostgreSQL runs", "version", b.version, "directory", s.dir.path, "port", port, "took", time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+// settings are those of the server: small, local and plain.
+func (c Config) settings(port int) map[string]string {
+	settings := map[string]string{
+		"port":                    strconv.Itoa(port),
+		"listen_addresses":        "127.0.0.1",
+		"unix_socket_directories": "",
+		"max_connections":         "200",
+		"shared_buffers":          "64MB",
+		"log_min_messages":        "warning",
+		"log_min_error_statement": "panic", // statements may hold addresses
+		"wal_level":               "replica",
+		"autovacuum_naptime":      "15s",
+		"max_wal_size":            "512MB",
+	}
+	if c.NoFsync {
+		settings["fsync"], settings["full_page_writes"] = "off", "off"
+	}
+	maps.Copy(settings, c.Settings)
+	return settings
+}
+
+// waitUntilReady connects until the server answers, and makes the database.
+func (s *Server) waitUntilReady(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		conn, err := pgx.Connect(ctx, address)
+		if err == nil {
+			defer conn.Close(ctx) //nolint:errcheck // all has been said
+			return s.createDatabase(ctx, conn)
+		}
+		select {
+		case <-ticker.C:
+		case <-s.process.done:
+			return fmt.Errorf("PostgreSQL ended at once; its log says:\n%s", s.dir.logTail())
+		case <-ctx.Done():
+			return fmt.Errorf("PostgreSQL does not answer: %w; its log says:\n%s", errors.Join(ctx.Err(), err), s.dir.logTail())
+		}
+	}
+}
+
+// createDatabase makes the database, unless it is there: a program that died
+// between initdb and here leaves a server without one.
+func (s *Server) createDatabase(ctx context.Context, conn *pgx.Conn) error {
+	var exists bool
+	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, database).Scan(&exists); err != nil {
+		return fmt.Errorf("look for the database: %w", err)
+	}
+	if exists {
+		return nil
+	}
+	if _, err := conn.Exec(ctx, `CREATE DATABASE `+database); err != nil {
+		return fmt.Errorf("create the database: %w", err)
+	}
+	return nil
+}
+
+// URL is the connection string of a database of its own, with the password.
+func (s *Server) URL() string { return s.url }
+
+// Dir is the directory of the data.
+func (s *Server) Dir() string { return s.dir.path }
+
+// Stop shuts the server down, open connections or not, and removes an ephemeral
+// directory. When ctx ends first, it kills.
+func (s *Server) Stop(ctx context.Context) error {
+	return errors.Join(s.process.stop(ctx), s.dir.close(s.ephemeral))
+}
+
+// baseDir is where this package keeps things for the user.
+func baseDir() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/mailcrane", nil // below /root the server's user could not reach it
+	}
+	if data := os.Getenv("XDG_DATA_HOME"); strings.HasPrefix(data, "/") {
+		return filepath.Join(data, "mailcrane"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find a place for the data: %w", err)
+	}
+	return filepath.Join(home, ".local", "share", "mailcrane"), nil
+}

@@ -1,0 +1,72 @@
+package outboxtest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/mailcrane/mailcrane/outbox"
+)
+
+// Recorder is an [outbox.Sender] that sends nothing and remembers everything, for
+// tests of an application together with a relay. Its zero value accepts every
+// message. It is safe for concurrent use.
+type Recorder struct {
+	// Fail, if set, decides what becomes of a message before it is handed over:
+	// an error is the result of the attempt.
+	Fail func(*outbox.Message) error
+
+	mu       sync.Mutex
+	messages []outbox.Message
+	changed  chan struct{}
+}
+
+// Send implements [outbox.Sender].
+func (r *Recorder) Send(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+	const relay = "recorder"
+	if r.Fail != nil {
+		if err := r.Fail(m); err != nil {
+			return outbox.Reply{Relay: relay}, err
+		}
+	}
+	if err := handover(ctx, relay); err != nil {
+		return outbox.Reply{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.messages = append(r.messages, *m)
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
+	return outbox.Reply{Relay: relay, Code: 250, Text: "recorded"}, nil
+}
+
+// Messages gives what was accepted so far, in order.
+func (r *Recorder) Messages() []outbox.Message {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.messages)
+}
+
+// Wait waits until n messages were accepted, and gives them.
+func (r *Recorder) Wait(ctx context.Context, n int) ([]outbox.Message, error) {
+	for {
+		r.mu.Lock()
+		messages := slices.Clone(r.messages)
+		if r.changed == nil {
+			r.changed = make(chan struct{})
+		}
+		changed := r.changed
+		r.mu.Unlock()
+		if len(messages) >= n {
+			return messages, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return messages, fmt.Errorf("%d of %d messages were accepted: %w", len(messages), n, ctx.Err())
+		}
+	}
+}

@@ -1,0 +1,191 @@
+package outbox
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
+)
+
+// RelayConfig says how a [Relay] works. Pool and Senders are required.
+type RelayConfig struct {
+	Pool    *pgxpool.Pool
+	Senders map[string]Sender // by channel
+	Logger  *slog.Logger      // default: discard
+	Name    string            // of this daemon, for people; default "relay"
+	Version string            // of this program, for people
+
+	Workers  int  // messages in hand at a time; default 50
+	PollOnly bool // do not LISTEN, as behind a pooler in transaction mode
+
+	RetryMin    time.Duration // wait after the first deferred attempt; default 30 s
+	RetryMax    time.Duration // longest wait between attempts; default 2 h
+	GiveUpAfter time.Duration // age at which a message fails; default 5 days
+	MaxUnknown  int           // repeats after an unknown outcome; default 2, negative for none
+
+	// AcceptURL is the web address that an invitation without a link of its own
+	// points to; "{token}" in it becomes a token made with Secret. Without both,
+	// such invitations wait.
+	AcceptURL string
+	Secret    []byte
+
+	// MessageIDDomain is what stands after the @ in Message-ID header fields
+	// (RFC 5322 section 3.6.4); default "localhost".
+	MessageIDDomain string
+
+	Heartbeat time.Duration // how often this daemon proves that it lives; default 2 s
+	Lease     time.Duration // how long each proof counts; default 10 s
+}
+
+func (c RelayConfig) withDefaults() RelayConfig {
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
+	c.Name = cmp.Or(c.Name, "relay")
+	c.Version = cmp.Or(c.Version, "unknown")
+	c.Workers = cmp.Or(c.Workers, 50)
+	c.RetryMin = cmp.Or(c.RetryMin, 30*time.Second)
+	c.RetryMax = cmp.Or(c.RetryMax, 2*time.Hour)
+	c.GiveUpAfter = cmp.Or(c.GiveUpAfter, 5*24*time.Hour)
+	c.MaxUnknown = max(0, cmp.Or(c.MaxUnknown, 2))
+	c.MessageIDDomain = cmp.Or(c.MessageIDDomain, "localhost")
+	c.Heartbeat = cmp.Or(c.Heartbeat, 2*time.Second)
+	c.Lease = cmp.Or(c.Lease, 10*time.Second)
+	return c
+}
+
+// Relay moves committed messages: a pool of River workers that give each message
+// to the [Sender] of its channel and record what became of it.
+type Relay struct {
+	RelayConfig
+	client   *river.Client[pgx.Tx]
+	instance *instance
+
+	// stopping ends when Stop begins: messages not yet handed over are put
+	// back. abandoned ends when Stop's patience does.
+	stopping, abandoned context.Context //nolint:containedctx // they are the relay's own life, not a caller's
+	stop, abandon       context.CancelFunc
+	background          sync.WaitGroup
+}
+
+// NewRelay prepares a relay. It does nothing before [Relay.Start].
+func NewRelay(config RelayConfig) (*Relay, error) {
+	if config.Pool == nil || len(config.Senders) == 0 {
+		return nil, errors.New("new relay: a pool and at least one sender are required")
+	}
+	r := &Relay{RelayConfig: config.withDefaults()}
+	r.stopping, r.stop = context.WithCancel(context.Background())
+	r.abandoned, r.abandon = context.WithCancel(context.Background())
+	return r, nil
+}
+
+// deliverArgs are the arguments of the one kind of job there is. They name the
+// message and nothing else, so that no address is ever in the queue.
+type deliverArgs struct {
+	MessageID string `json:"message_id"`
+}
+
+func (deliverArgs) Kind() string { return "deliver" }
+
+// River is the scheduler only: when to give up, and what is true about a
+// message, is decided and recorded in our own tables.
+func (r *Relay) newClient() (*river.Client[pgx.Tx], error) {
+	workers := river.NewWorkers()
+	if err := river.AddWorkerSafely(workers, &deliverWorker{relay: r}); err != nil {
+		return nil, err
+	}
+	poll := 100 * time.Millisecond // between notifications, which not every commit sends
+	if r.PollOnly {
+		poll = 50 * time.Millisecond
+	}
+	return river.NewClient(riverpgxv5.New(r.Pool), &river.Config{
+		ID:                   r.instance.id,
+		Schema:               "mailcrane",
+		Queues:               map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: r.Workers}},
+		Workers:              workers,
+		Logger:               slog.New(&quietHandler{r.Logger.Handler()}),
+		FetchCooldown:        2 * time.Millisecond,
+		FetchPollInterval:    poll,
+		PollOnly:             r.PollOnly,
+		FetchOnlyKnownKinds:  true,           // a newer daemon's kinds wait for it
+		JobTimeout:           -1,             // every step has its own limit
+		RescueStuckJobsAfter: 24 * time.Hour, // a net below our own reaper
+		RetryPolicy:          retrySoon{},
+		ReindexerSchedule:    river.NeverSchedule(), // may leave invalid indexes behind
+	})
+}
+
+// retrySoon is for jobs that ended in an error of ours, such as a database that
+// went away before the message could be loaded. Nothing was sent.
+type retrySoon struct{}
+
+func (retrySoon) NextRetry(*rivertype.JobRow) time.Time {
+	return time.Now().Add(time.Second + rand.N(2*time.Second))
+}
+
+// Start registers this daemon as a live instance and begins to work until
+// [Relay.Stop]. The schema must be there.
+func (r *Relay) Start(ctx context.Context) error {
+	var err error
+	if r.instance, err = register(ctx, r.RelayConfig); err != nil {
+		return fmt.Errorf("start relay: %w", err)
+	}
+	if r.client, err = r.newClient(); err != nil {
+		return fmt.Errorf("start relay: %w", err)
+	}
+	life, end := context.WithCancel(context.Background())
+	r.background.Go(func() { r.instance.keepAlive(life) })
+	r.background.Go(func() { r.reap(life) })
+	if err := r.client.Start(context.WithoutCancel(ctx)); err != nil {
+		end()
+		return fmt.Errorf("start relay: %w", err)
+	}
+	r.background.Go(func() { // life ends after the last worker
+		<-r.client.Stopped()
+		end()
+	})
+	return nil
+}
+
+// Stop ends the relay: no message is fetched any more, those not yet handed over
+// go back to the queue, and those that were are waited for until the next hop
+// has answered. When ctx ends first, what is still open becomes unknown.
+func (r *Relay) Stop(ctx context.Context) error {
+	r.stop()
+	defer r.abandon()
+	if err := r.client.Stop(ctx); err != nil {
+		r.abandon()
+		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		return fmt.Errorf("stop relay: %w", errors.Join(err, r.client.StopAndCancel(patience)))
+	}
+	r.background.Wait()
+	return r.instance.deregister(ctx)
+}
+
+// Ready says whether this relay may send: it is started and its lease is fresh.
+func (r *Relay) Ready() error {
+	if r.instance == nil {
+		return errors.New("relay: not started")
+	}
+	return r.instance.trusted()
+}
+
+// backoff is the wait after the given number of attempts: doubling from RetryMin
+// to RetryMax, give or take a fifth so that messages deferred together do not
+// come back together.
+func (c RelayConfig) backoff(attempts int) time.Duration {
+	wait := min(c.RetryMin, c.RetryMax)
+	for i := 1; i < attempts && wait < c.RetryMax; i++ {
+		wait = min(2*wait, c.RetryMax)
+	}
+	return wait*4/5 + rand.N(wait*2/5+1)
+}
