@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mailcrane/mailcrane/migrations"
+	"github.com/mailcrane/mailcrane/outbox/localpg"
+	"github.com/mailcrane/mailcrane/sender"
+	"github.com/mailcrane/mailcrane/sender/mailbox"
+)
+
+// devSettings are the settings that mean something to `mailcrane dev`; the rest
+// it fills in itself.
+func devSettings() []setting {
+	return choose("DATABASE_URL", "MAILCRANE_LISTEN", "MAILCRANE_FROM", "MAILCRANE_SUBJECT_PREFIX", "MAILCRANE_TEMPLATES",
+		"MAILCRANE_ACCEPT_URL", "MAILCRANE_SECRET", "MAILCRANE_API_TOKEN", "MAILCRANE_WORKERS", "MAILCRANE_SMTP_CONNECTIONS",
+		"MAILCRANE_POLL_ONLY", "MAILCRANE_RETRY_MIN", "MAILCRANE_RETRY_MAX", "MAILCRANE_GIVE_UP_AFTER", "MAILCRANE_MAX_UNKNOWN",
+		"MAILCRANE_STOP_TIMEOUT", "LOG_LEVEL", "LOG_FORMAT")
+}
+
+func newDevCmd(environ []string) *cobra.Command {
+	var ephemeral bool
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Try everything on this machine: a private PostgreSQL, the daemon, and an inbox that catches all mail",
+		Long: `Try everything on this machine: a private PostgreSQL, the daemon, and an inbox
+that catches all mail. Nothing needs to be configured, and no mail leaves the
+machine.
+
+Addresses that begin with bounce, greylist, slow or drop show what happens when a
+relay refuses a recipient, asks to come back later, takes its time, or hangs up
+before it has answered.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := load(cmd.Flags(), environ, devSettings())
+			if err := errors.Join(err, c.guardAPI()); err != nil {
+				return err
+			}
+			return dev(cmd.Context(), c, ephemeral, cmd.Flags().Changed("database-url"), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	cmd.Flags().BoolVar(&ephemeral, "ephemeral", false, "keep the database in a temporary folder and remove it at the end")
+	addFlags(cmd.Flags(), devSettings())
+	return cmd
+}
+
+// dev is serve with a filled-in configuration.
+func dev(ctx context.Context, c Config, ephemeral, givenDatabase bool, stdout, stderr io.Writer) (err error) {
+	d := daemon{Config: c.forDev(), log: newLogger(c, stderr), api: true, relay: true}
+	if !givenDatabase {
+		server, startErr := localpg.Start(ctx, localpg.Config{Ephemeral: ephemeral, Logger: d.log})
+		switch {
+		case startErr == nil:
+			d.DatabaseURL = server.URL()
+			defer func() { err = errors.Join(err, server.Stop(context.WithoutCancel(ctx))) }()
+		case c.DatabaseURL == "" || !errors.Is(startErr, localpg.ErrNoBinaries):
+			return startErr
+		}
+	}
+	if err := migrations.Up(ctx, d.DatabaseURL); err != nil {
+		return err
+	}
+	box, err := mailbox.Listen(mailbox.Config{DemoFaults: true, Logger: d.log})
+	if err != nil {
+		return err
+	}
+	defer box.Close() //nolint:errcheck // its mails end with it
+	if d.SMTP, err = sender.ParseRelay("smtp://" + box.Addr() + "?tls=none"); err != nil {
+		return err
+	}
+	d.extra = map[string]http.Handler{
+		"/inbox": box.Handler(), "/inbox/": box.Handler(),
+		"GET /join": http.HandlerFunc(joinPage),
+		"GET /{$}":  http.RedirectHandler("/inbox", http.StatusFound),
+	}
+	d.serving = func(baseURL string) { fmt.Fprint(stdout, welcome(baseURL, d.DatabaseURL)) }
+	return d.serve(ctx)
+}
+
+// forDev fills in what is not set.
+func (c Config) forDev() Config {
+	if c.From == "" {
+		c.From = "Mailcrane <mailcrane@example.com>"
+	}
+	if c.AcceptURL == "" {
+		c.AcceptURL = "http://" + c.Listen + "/join?token={token}"
+		c.Secret = "for development on this machine only"
+	}
+	if !c.isSet("MAILCRANE_RETRY_MIN") {
+		c.RetryMin = 5 * time.Second // nobody wants to wait half a minute for a demonstration
+	}
+	c.SMTPMaxMessages, c.SMTPIdleTimeout = 100, 5*time.Second
+	return c
+}
+
+func (c Config) isSet(name string) bool {
+	for _, v := range c.values {
+		if v.name == name {
+			return v.from != sourceDefault
+		}
+	}
+	return false
+}
+
+func welcome(baseURL, databaseURL string) string {
+	return strings.NewReplacer("{base}", baseURL, "{database}", databaseURL).Replace(`
+Mailcrane runs. No mail leaves this machine.
+
+  Inbox         {base}/inbox
+  API           {base}/docs
+  DATABASE_URL  {database}
+
+Invite somebody, and look into the inbox:
+
+  curl --json '{"email":"ada@example.com","group_name":"Analytical Engine Club","inviter_name":"Charles"}' {base}/v1/groups/42/invitations
+
+`)
+}
+
+var joinTemplate = template.Must(template.New("join").Parse(`<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>The accept page of your application</title>
+<style>body{font:1rem/1.6 system-ui,sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem;color-scheme:light dark}code{overflow-wrap:anywhere}</style>
+<h1>This is where your application takes over</h1>
+<p>Whoever follows the link in an invitation comes to your application, with this token:</p>
+<p><code>{{.}}</code></p>
+<p>Set <code>MAILCRANE_ACCEPT_URL</code> to the page of your application, with <code>{token}</code> in it,
+or pass a <code>link</code> of your own with each invitation.</p>
+`))
+
+func joinPage(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	_ = joinTemplate.Execute(w, r.URL.Query().Get("token")) // the reader has gone: nothing to be done
+}

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/mail"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/spf13/cobra"
+
+	"github.com/mailcrane/mailcrane/api"
+	"github.com/mailcrane/mailcrane/migrations"
+	"github.com/mailcrane/mailcrane/outbox"
+	"github.com/mailcrane/mailcrane/sender"
+)
+
+func newServeCmd(environ []string) *cobra.Command {
+	var noAPI, noRelay bool
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the daemon: the HTTP API, and the relay that sends what was committed",
+		Long: `Run the daemon: the HTTP API, and the relay that sends what was committed.
+
+SIGTERM stops it: nothing new is begun, answers of the relay that are under way
+are waited for (MAILCRANE_STOP_TIMEOUT), and the exit code is 0.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := load(cmd.Flags(), environ, choose())
+			required := []string{"DATABASE_URL"}
+			if !noRelay {
+				required = append(required, "SMTP_URL", "MAILCRANE_FROM")
+			}
+			if err := errors.Join(err, c.require(required...), c.guardAPI()); err != nil {
+				return err
+			}
+			d := daemon{Config: c, log: newLogger(c, cmd.ErrOrStderr()), api: !noAPI, relay: !noRelay}
+			return d.serve(cmd.Context())
+		},
+	}
+	cmd.Flags().BoolVar(&noAPI, "no-api", false, "do not serve HTTP")
+	cmd.Flags().BoolVar(&noRelay, "no-relay", false, "do not send: serve the HTTP API only")
+	cmd.MarkFlagsMutuallyExclusive("no-api", "no-relay")
+	addFlags(cmd.Flags(), choose())
+	return cmd
+}
+
+// daemon is a configuration with what only the program itself decides.
+type daemon struct {
+	Config
+	log        *slog.Logger
+	api, relay bool
+	extra      map[string]http.Handler // more pages, by pattern
+	serving    func(baseURL string)    // called once everything runs; may be nil
+}
+
+// serve builds the parts in the order in which they need each other, runs them
+// until ctx ends or one fails, and takes them down in reverse.
+func (d daemon) serve(ctx context.Context) (err error) {
+	pool, err := d.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	ready := pool.Ping
+	failed := make(chan error, 1)
+	if d.relay {
+		email, err := d.newEmail()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, email.Close()) }()
+		relay, err := d.startRelay(ctx, pool, email)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, d.stopRelay(ctx, relay)) }()
+		ready = func(context.Context) error { return relay.Ready() }
+	}
+	if d.api {
+		stop, err := d.listen(ctx, pool, ready, failed)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	d.log.Info("mailcrane runs", "version", programVersion(), "api", d.api, "relay", d.relay)
+	select {
+	case <-ctx.Done():
+		d.log.Info("stopping")
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// connect opens the database and refuses one with another schema than ours.
+func (d daemon) connect(ctx context.Context) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(d.DatabaseURL)
+	if err != nil {
+		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL")
+	}
+	if !strings.Contains(d.DatabaseURL, "pool_max_conns") {
+		// Three statements a message, each short: a few connections serve many
+		// workers. One listens, the queue's own upkeep needs two or three.
+		config.MaxConns = int32(8 + d.Workers/10) //nolint:gosec // workers are bounded
+	}
+	config.ConnConfig.RuntimeParams["application_name"] = cmp.Or(config.ConnConfig.RuntimeParams["application_name"], "mailcrane")
+	if d.PollOnly && !strings.Contains(d.DatabaseURL, "default_query_exec_mode") {
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // a pooler may change the server connection any time
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	if err := migrations.Check(ctx, pool); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
+}
+
+func (d daemon) newEmail() (*sender.Email, error) {
+	var overrides fs.FS
+	if d.Templates != "" {
+		overrides = os.DirFS(d.Templates)
+	}
+	templates, err := sender.LoadTemplates(overrides)
+	if err != nil {
+		return nil, fmt.Errorf("templates: %w", err)
+	}
+	return sender.NewEmail(sender.EmailConfig{
+		Relay:            d.SMTP,
+		From:             d.From,
+		SubjectPrefix:    d.SubjectPrefix,
+		Templates:        templates,
+		Connections:      d.SMTPConnections,
+		MaxPerConnection: d.SMTPMaxMessages,
+		IdleTimeout:      d.SMTPIdleTimeout,
+		Logger:           d.log,
+	})
+}
+
+func (d daemon) startRelay(ctx context.Context, pool *pgxpool.Pool, email *sender.Email) (*outbox.Relay, error) {
+	host, _ := os.Hostname() // for people only
+	maxUnknown := d.MaxUnknown
+	if maxUnknown == 0 {
+		maxUnknown = -1 // none, where 0 would mean the default
+	}
+	relay, err := outbox.NewRelay(outbox.RelayConfig{
+		Pool:            pool,
+		Senders:         map[string]outbox.Sender{"email": email},
+		Logger:          d.log,
+		Name:            fmt.Sprintf("%s:%d", host, os.Getpid()),
+		Version:         programVersion(),
+		Workers:         d.Workers,
+		PollOnly:        d.PollOnly,
+		RetryMin:        d.RetryMin,
+		RetryMax:        d.RetryMax,
+		GiveUpAfter:     d.GiveUpAfter,
+		MaxUnknown:      maxUnknown,
+		AcceptURL:       d.AcceptURL,
+		Secret:          []byte(d.Secret),
+		MessageIDDomain: domainOf(d.From),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return relay, relay.Start(ctx)
+}
+
+// stopRelay gives answers that are under way the time they may take.
+func (d daemon) stopRelay(ctx context.Context, relay *outbox.Relay) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.StopTimeout)
+	defer cancel()
+	return relay.Stop(ctx)
+}
+
+// listen serves HTTP in the background. stop lets requests in hand finish.
+func (d daemon) listen(ctx context.Context, pool *pgxpool.Pool, ready func(context.Context) error, failed chan<- error) (stop func(), err error) {
+	handler, err := api.New(api.Config{
+		Pool: pool, Token: d.APIToken, Ready: ready, Logger: d.log, Version: programVersion(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("HTTP API: %w", err)
+	}
+	if len(d.extra) > 0 {
+		mux := http.NewServeMux()
+		mux.Handle("/", handler)
+		for pattern, h := range d.extra {
+			mux.Handle(pattern, h)
+		}
+		handler = mux
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", d.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("HTTP API: %w (another address: --listen)", err)
+	}
+	server := api.NewServer(d.Listen, handler, d.log)
+	go func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("HTTP API: %w", err)
+		}
+	}()
+	baseURL := cmp.Or(d.PublicURL, "http://"+listener.Addr().String())
+	d.log.Info("HTTP API listens", "address", listener.Addr().String())
+	if d.serving != nil {
+		d.serving(baseURL)
+	}
+	return func() {
+		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if err := server.Shutdown(patience); err != nil {
+			d.log.Warn("HTTP API cut off", "error", err)
+		}
+	}, nil
+}
+
+// newLogger writes text to a terminal and JSON to anything else, unless told.
+func newLogger(c Config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	file, isFile := w.(*os.File)
+	if c.LogFormat == "text" || c.LogFormat == "auto" && isFile && isTerminal(file) {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// domainOf gives what stands after the @ of a mailbox.
+func domainOf(mailbox string) string {
+	address, err := mail.ParseAddress(mailbox)
+	if err != nil {
+		return ""
+	}
+	return address.Address[strings.LastIndexByte(address.Address, '@')+1:]
+}

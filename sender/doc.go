@@ -1,0 +1,34 @@
+// Package sender hands committed messages to the outside world. It holds the
+// implementations of [outbox.Sender]; e-mail is the first.
+//
+// # The point of no return
+//
+// SMTP has one: the line with a single dot that ends the data (RFC 5321 section
+// 4.1.1.4). Before it nothing has been handed over and every failure is safe to
+// repeat; after it only the relay's answer tells, and if the answer is lost
+// nobody can tell (RFC 1047). An [Email] therefore does things in this order:
+//
+//  1. render and build the whole message in memory,
+//  2. take a connection, and offer MAIL, RCPT, DATA and every byte but the dot,
+//  3. call handover, which records the attempt durably,
+//  4. send the dot, and believe its answer and nothing else.
+//
+// Whatever fails before the dot closes the socket as it is: no QUIT, and no
+// second dot by accident. Whatever RSET or QUIT say after an accepted message
+// changes nothing.
+//
+// # Words
+//
+// The relay is the SMTP server that takes our mail, the next hop. A phase is how
+// far the dialogue with it came. A failure is what ended the dialogue; classify
+// turns it into an [outbox.Outcome], and is the place to look up who decides
+// what.
+//
+// # Use
+//
+//	relay, err := sender.ParseRelay("smtp://user:password@mail.example.com")
+//	templates, err := sender.LoadTemplates(os.DirFS("/etc/mailcrane/templates"))
+//	email, err := sender.NewEmail(sender.EmailConfig{Relay: relay, From: "Club <club@example.com>", Templates: templates})
+//	reply, err := email.Send(ctx, message, handover)
+//	err = email.Close()
+package sender

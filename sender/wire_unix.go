@@ -1,0 +1,41 @@
+//go:build unix
+
+package sender
+
+import (
+	"errors"
+	"io"
+	"syscall"
+)
+
+// pending reports whether the relay has sent something that nobody has read:
+// bytes, or the end of the connection, which is an error. It does not wait.
+func (w *wire) pending() (bool, error) {
+	socket, ok := w.Conn.(syscall.Conn)
+	if !ok {
+		return false, nil
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var n int
+	var peekErr error
+	err = raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		n, _, peekErr = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK)
+		return true // in any case: the socket is non-blocking, and we do not wait
+	})
+	switch {
+	case err != nil:
+		return false, err
+	case errors.Is(peekErr, syscall.EAGAIN), errors.Is(peekErr, syscall.EINTR):
+		return false, nil
+	case peekErr != nil:
+		return false, peekErr
+	case n == 0:
+		return false, io.EOF
+	default:
+		return true, nil
+	}
+}
