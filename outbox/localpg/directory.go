@@ -45,6 +45,14 @@ func openDirectory(config Config, a account) (*directory, error) {
 		}
 		path = filepath.Join(base, "postgresql")
 	}
+	d, err := lockDirectory(path, a)
+	if err != nil && config.Ephemeral {
+		return nil, errors.Join(err, os.RemoveAll(path))
+	}
+	return d, err
+}
+
+func lockDirectory(path string, a account) (*directory, error) {
 	if err := checkForeign(path); err != nil {
 		return nil, err
 	}
@@ -56,7 +64,7 @@ func openDirectory(config Config, a account) (*directory, error) {
 	}
 	lock, err := lockFile(filepath.Join(path, lockName))
 	if err != nil {
-		return nil, fmt.Errorf("%s is in use by another program: %w", path, err)
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return &directory{path: path, lock: lock}, nil
 }
@@ -181,13 +189,16 @@ func (d *directory) logTail() string {
 	return string(content[max(0, len(content)-2000):])
 }
 
-// close gives the folder up.
+// close gives the folder up. A second call does nothing.
 func (d *directory) close(remove bool) error {
 	var err error
 	if remove {
 		err = os.RemoveAll(d.path)
 	}
-	return errors.Join(err, d.lock.Close())
+	if closing := d.lock.Close(); !errors.Is(closing, os.ErrClosed) {
+		err = errors.Join(err, closing)
+	}
+	return err
 }
 
 // removeLeftovers removes the ephemeral folders of programs that were killed. A

@@ -103,7 +103,7 @@ func (s *Server) start(ctx context.Context, config Config, b binaries, a account
 	}
 	address.Path = "/" + database
 	s.url = address.String()
-	config.Logger.Info("PostgreSQL runs", "version", b.version, "directory", s.dir.path, "port", port, "took", time.Since(began).Round(time.Millisecond))
+	config.Logger.Info("PostgreSQL runs", "version", b.version, "directory", s.dir.path, "port", port, "took_ms", time.Since(began).Milliseconds())
 	return nil
 }
 

@@ -69,7 +69,6 @@ func (a account) letIn(path string) error {
 func (a account) apply(cmd *exec.Cmd) {
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: a.credential}
-	dieWithParent(cmd.SysProcAttr)
 }
 
 // process is a running server.
@@ -88,6 +87,7 @@ func startProcess(path string, arguments []string, logPath string, a account) (*
 	p := &process{cmd: exec.Command(path, arguments...), done: make(chan struct{})} //nolint:gosec,noctx // it outlives the caller's context
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	a.apply(p.cmd)
+	dieWithParent(p.cmd.SysProcAttr)
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -133,6 +133,9 @@ func lockFile(path string) (*os.File, error) {
 	}
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = file.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = errors.New("it is in use by another program")
+		}
 		return nil, err
 	}
 	if err := errors.Join(file.Truncate(0), write(file, strconv.Itoa(os.Getpid()))); err != nil {
