@@ -96,7 +96,7 @@ func run(ctx context.Context, databaseURL string, step func(m *migrate.Migrate, 
 	if err != nil {
 		return fmt.Errorf("connect to the database: %w", err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was left unsaid
 	found, err := Version(ctx, conn)
 	if err != nil {
 		return err
@@ -143,7 +143,7 @@ func agree(m *migrate.Migrate, found int) error {
 	} else if err != nil {
 		return fmt.Errorf("read migration version: %w", err)
 	}
-	if int(version) == found && !dirty { //nolint:gosec // file numbers are small
+	if int(version) == found && !dirty {
 		return nil
 	}
 	force := found

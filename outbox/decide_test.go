@@ -28,8 +28,8 @@ func TestDecide_appliesTheRulesInOrder(t *testing.T) {
 		{"invitation expired", func(l *loaded) { *l = loaded{Status: StatusQueued} }, "expired", step{status: StatusFailed}},
 		{"too old", func(l *loaded) { *l = loaded{Status: StatusQueued, TooOld: true, Unknown: 3} }, "", step{status: StatusFailed}},
 		{"unknown too often", func(l *loaded) { *l = loaded{Status: StatusQueued, Unknown: 3} }, "", step{status: StatusHeld}},
-		{"unknown, one repeat left", func(l *loaded) { *l = loaded{Status: StatusQueued, Unknown: 2} }, "pending", goOn},
-		{"nothing in the way", func(l *loaded) { *l = loaded{Status: StatusQueued} }, "", goOn},
+		{"unknown, one repeat left", func(l *loaded) { *l = loaded{Status: StatusQueued, Unknown: 2} }, "pending", step{}},
+		{"nothing in the way", func(l *loaded) { *l = loaded{Status: StatusQueued} }, "", step{}},
 	} {
 		l := all
 		c.change(&l)

@@ -29,7 +29,7 @@ func (w *deliverWorker) Work(ctx context.Context, job *river.Job[deliverArgs]) e
 	if err != nil {
 		return fmt.Errorf("open attempt on message %s: %w", t.messageID, err)
 	}
-	if next != goOn {
+	if !next.goesOn() {
 		return next.asJobResult()
 	}
 	reply, sendErr := t.send()

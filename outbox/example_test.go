@@ -6,14 +6,31 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/mailcrane/mailcrane/outbox"
 	"github.com/mailcrane/mailcrane/outbox/outboxtest"
 )
 
-// The invitation, its message and whatever else the application writes are one
-// transaction of pgx.
+// inviteAda writes the invitation, its message and whatever else the application
+// has to write in one transaction of pgx.
+func inviteAda(ctx context.Context, pool *pgxpool.Pool) error {
+	tx, err := pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback(ctx) // does nothing after Commit
+	_, err = outbox.Invite(ctx, tx, outbox.Invitation{
+		GroupID: "42", GroupName: "Analytical Engine Club", Email: "ada@example.com", InviterName: "Charles",
+	})
+	if err != nil {
+		return err
+	}
+	return tx.Commit(ctx) // from here on it is sent, and not before
+}
+
+// See inviteAda, just above.
 func ExampleInvite() {
 	ctx := context.Background()
 	pool, drop, err := outboxtest.Open(ctx)
@@ -22,22 +39,15 @@ func ExampleInvite() {
 	}
 	defer drop() //nolint:errcheck // the example is over
 
-	tx, err := pool.Begin(ctx)
+	if err := inviteAda(ctx, pool); err != nil {
+		panic(err)
+	}
+	messages, err := outbox.ListMessages(ctx, pool, outbox.MessageFilter{Recipient: "ada@example.com"})
 	if err != nil {
 		panic(err)
 	}
-	defer tx.Rollback(ctx) //nolint:errcheck // does nothing after Commit
-	receipt, err := outbox.Invite(ctx, tx, outbox.Invitation{
-		GroupID: "42", GroupName: "Analytical Engine Club", Email: "ada@example.com", InviterName: "Charles",
-	})
-	if err != nil {
-		panic(err)
-	}
-	if err := tx.Commit(ctx); err != nil { // from here on it is sent, and not before
-		panic(err)
-	}
-	fmt.Println(receipt.Result)
-	// Output: created
+	fmt.Println(messages[0].Template, messages[0].Status)
+	// Output: invitation queued
 }
 
 // The same on a transaction of database/sql, with any driver for PostgreSQL.

@@ -20,10 +20,10 @@ type step struct {
 	drop   bool          // nothing to do: the message is finished already
 }
 
-// goOn is the step of a message that may be sent.
-var goOn = step{}
+// goesOn says whether the message may be sent: there is nothing else to do.
+func (s step) goesOn() bool { return s == step{} }
 
-// asJobResult is what a worker returns for a step that is not goOn.
+// asJobResult is what a worker returns for a step that does not go on.
 func (s step) asJobResult() error {
 	if s.wait > 0 {
 		return river.JobSnooze(s.wait)
@@ -73,7 +73,7 @@ func (t *try) open(ctx context.Context) (step, error) {
 	if next.status != "" {
 		return next, t.finish(ctx, next)
 	}
-	if next == goOn {
+	if next.goesOn() {
 		err = t.prepare(l, invitation)
 	}
 	return next, err
@@ -98,7 +98,7 @@ func (l loaded) decide(invitationStatus string, c RelayConfig) step {
 	case l.Unknown > c.MaxUnknown: // R2: repeated as often as allowed
 		return step{status: StatusHeld, reason: fmt.Sprintf("the outcome of %d attempts is unknown", l.Unknown)}
 	default:
-		return goOn
+		return step{}
 	}
 }
 

@@ -67,7 +67,7 @@ func TestInvite_jobRowIsThatOfRiversInsertTx(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer tx.Rollback(context.Background()) //nolint:errcheck // the test is over
+			defer tx.Rollback(context.Background())
 			receipt, err := outbox.Invite(t.Context(), tx, outbox.Invitation{GroupID: "g", Email: "ada@example.com", SendAfter: sendAfter})
 			if err != nil {
 				t.Fatal(err)
@@ -320,7 +320,7 @@ func TestWrites_takeATransactionOfDatabaseSQL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // the test is over
+	defer tx.Rollback()
 	_, err = outbox.Invite(t.Context(), outbox.SQL(tx), outbox.Invitation{GroupID: "g", Email: "nobody"})
 	if input, ok := errors.AsType[*outbox.InputError](err); !ok || input.Problems[0].Field != "email" {
 		t.Errorf("bad input: %v", err)

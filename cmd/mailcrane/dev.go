@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"html/template"
+	"html"
 	"io"
 	"net/http"
 	"strings"
@@ -82,7 +82,7 @@ func dev(ctx context.Context, c Config, ephemeral, givenDatabase bool, stdout, s
 		"GET /join": http.HandlerFunc(joinPage),
 		"GET /{$}":  http.RedirectHandler("/inbox", http.StatusFound),
 	}
-	d.serving = func(baseURL string) { fmt.Fprint(stdout, welcome(baseURL, d.DatabaseURL)) }
+	d.serving = func(baseURL string) { _, _ = fmt.Fprint(stdout, welcome(baseURL, d.DatabaseURL)) }
 	return d.serve(ctx)
 }
 
@@ -126,21 +126,23 @@ Invite somebody, and look into the inbox:
 `)
 }
 
-var joinTemplate = template.Must(template.New("join").Parse(`<!doctype html>
+const joinTemplate = `<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>The accept page of your application</title>
 <style>body{font:1rem/1.6 system-ui,sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem;color-scheme:light dark}code{overflow-wrap:anywhere}</style>
 <h1>This is where your application takes over</h1>
 <p>Whoever follows the link in an invitation comes to your application, with this token:</p>
-<p><code>{{.}}</code></p>
+<p><code>%s</code></p>
 <p>Set <code>MAILCRANE_ACCEPT_URL</code> to the page of your application, with <code>{token}</code> in it,
 or pass a <code>link</code> of your own with each invitation.</p>
-`))
+`
+
+// joinPage stands in for the page of the application that a link leads to.
 
 func joinPage(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-	_ = joinTemplate.Execute(w, r.URL.Query().Get("token")) // the reader has gone: nothing to be done
+	_, _ = fmt.Fprintf(w, joinTemplate, html.EscapeString(r.URL.Query().Get("token"))) // the reader may have gone
 }

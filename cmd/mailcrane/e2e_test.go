@@ -71,7 +71,7 @@ func (b *buffer) tail() string {
 // startProgram runs mailcrane with only these settings in its environment.
 func startProgram(t *testing.T, environ []string, args ...string) *program {
 	t.Helper()
-	p := &program{Cmd: exec.Command(os.Args[0], args...), log: &buffer{}, done: make(chan error, 1)} //nolint:noctx // it is killed in Cleanup
+	p := &program{Cmd: exec.Command(os.Args[0], args...), log: &buffer{}, done: make(chan error, 1)}
 	p.Env = append([]string{"MAILCRANE_TEST_AS_PROGRAM=1", "PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "TMPDIR=" + os.TempDir()}, environ...)
 	p.Stdout, p.Stderr = p.log, p.log
 	if err := p.Start(); err != nil {

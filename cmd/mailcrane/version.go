@@ -11,7 +11,7 @@ import (
 
 // version is the release, set by the linker; without one, the revision of the
 // source that the program was built from.
-var version string //nolint:gochecknoglobals // the linker's -X needs a variable
+var version string
 
 func programVersion() string {
 	if version != "" {

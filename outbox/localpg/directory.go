@@ -165,7 +165,7 @@ func (d *directory) password() (string, error) {
 // port gives the port of the last time, if it is free, or any that is.
 func (d *directory) port() (int, error) {
 	file := filepath.Join(d.path, "port")
-	remembered, _ := os.ReadFile(file) // not there the first time
+	remembered, _ := os.ReadFile(file) //nolint:gosec // a file of ours; not there the first time
 	for _, wanted := range []string{strings.TrimSpace(string(remembered)), "0"} {
 		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", wanted)) //nolint:noctx // it does not wait
 		if err != nil || wanted == "" {

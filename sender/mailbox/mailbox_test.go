@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/textproto"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -163,9 +164,9 @@ func TestFaults_actAtEveryPhase(t *testing.T) {
 	t.Parallel()
 	const gone = "EOF"
 	ehlo := []string{"", "220", "EHLO test", "250"}
-	mail := append(ehlo[:4:4], "MAIL FROM:<a@example.com>", "250")
-	rcpt := append(mail[:6:6], "RCPT TO:<b@example.com>", "250")
-	data := append(rcpt[:8:8], "DATA", "354")
+	mail := slices.Concat(ehlo, []string{"MAIL FROM:<a@example.com>", "250"})
+	rcpt := slices.Concat(mail, []string{"RCPT TO:<b@example.com>", "250"})
+	data := slices.Concat(rcpt, []string{"DATA", "354"})
 	for name, c := range map[string]struct {
 		fault    mailbox.Fault
 		dialogue []string
