@@ -18,13 +18,10 @@ func programVersion() string {
 		return version
 	}
 	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
+	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
+		return "development"
 	}
-	if info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "development"
+	return info.Main.Version
 }
 
 func newVersionCmd() *cobra.Command {

@@ -1,0 +1,42 @@
+# The two commands of the README are `make dev` and `make check`.
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+GO_TOOL := go tool -modfile=tools.mod
+SQUAWK  := npx --yes squawk-cli@2.66.0
+
+.DEFAULT_GOAL := help
+.PHONY: help dev build test lint check bench clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+dev: build ## try it all on this machine: PostgreSQL, daemon, inbox (ARGS="--ephemeral")
+	@exec bin/mailcrane dev $(ARGS)
+
+build: ## build bin/mailcrane
+	go build -trimpath -buildvcs=false -ldflags "-X main.version=$(VERSION)" -o bin/mailcrane ./cmd/mailcrane
+
+test: ## run the tests; those that miss a program are skipped
+	go test ./...
+
+lint: ## check the format, the modules, the Go code and our migrations
+	@unformatted=$$(gofmt -l .) && [ -z "$$unformatted" ] || { echo "run gofmt -w on: $$unformatted"; exit 1; }
+	go mod tidy -diff
+	go mod verify
+	go vet ./...
+	$(GO_TOOL) golangci-lint run
+	$(SQUAWK) migrations/*.up.sql </dev/null
+
+check: export MAILCRANE_CHECK := 1
+check: ## install what is missing, lint, and run every test with the race detector
+	@mkdir -p bin && rm -f bin/test.json
+	.ci/setup
+	@failed=; $(MAKE) --no-print-directory lint || failed=lint; \
+	$(GO_TOOL) gotestsum --format pkgname-and-test-fails --jsonfile bin/test.json -- -race -timeout 15m ./... || failed="$$failed test"; \
+	[ -z "$$failed" ] || { echo "not green: $$failed"; exit 1; }
+
+bench: ## run the Go benchmarks (COUNT=10 for benchstat)
+	go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) ./...
+
+clean: ## remove what was built
+	rm -rf bin

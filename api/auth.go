@@ -1,0 +1,111 @@
+package api
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+)
+
+// guard lets through who may use an operation, and reads the body of those who
+// may. An operation is guarded unless it says that it is open.
+func (s *server) guard(ctx huma.Context, next func(huma.Context)) {
+	r, w := humago.Unwrap(ctx)
+	r.Header.Del("Accept") // every answer is JSON, however the client spells its wishes
+	refused := s.authorize(ctx.Operation(), r)
+	if refused == nil && r.Method == http.MethodPost {
+		refused = readBody(w, r)
+	}
+	if refused != nil {
+		writeProblem(w, r, refused)
+		return
+	}
+	next(ctx)
+}
+
+func (s *server) authorize(op *huma.Operation, r *http.Request) *problem {
+	switch {
+	case isOpen(op):
+		return nil
+	case s.tokenSum != nil:
+		return checkToken(r, s.tokenSum)
+	default:
+		return checkLocal(r)
+	}
+}
+
+// openToAll marks an operation that needs no authorization, which is an empty
+// requirement in OpenAPI.
+func openToAll() []map[string][]string { return []map[string][]string{{}} }
+
+func isOpen(op *huma.Operation) bool {
+	return len(op.Security) == 1 && len(op.Security[0]) == 0
+}
+
+// sum hashes a token, so that a comparison takes the same time whatever the
+// length of what a client has sent.
+func sum(token string) []byte {
+	hash := sha256.Sum256([]byte(token))
+	return hash[:]
+}
+
+// checkToken wants the one right bearer token (RFC 6750).
+func checkToken(r *http.Request, want []byte) *problem {
+	given := r.Header.Values("Authorization")
+	if len(given) != 1 {
+		return newProblem(unauthorized, "WWW-Authenticate", `Bearer realm="mailcrane"`)
+	}
+	scheme, token, _ := strings.Cut(given[0], " ")
+	right := subtle.ConstantTimeCompare(sum(strings.TrimSpace(token)), want) == 1
+	if !right || !strings.EqualFold(scheme, "Bearer") {
+		return newProblem(unauthorized, "WWW-Authenticate", `Bearer realm="mailcrane", error="invalid_token"`).because("This is not the API token.")
+	}
+	return nil
+}
+
+// checkLocal wants a program on this machine. The address of the peer alone
+// does not prove that: a proxy beside the daemon relays the requests of others,
+// and so does a browser, whether a web page asks it to directly or under a name
+// of its own that resolves to this machine (DNS rebinding).
+func checkLocal(r *http.Request) *problem {
+	if !isLoopbackPeer(r.RemoteAddr) || !isLoopbackHost(r.Host) || isForwarded(r.Header) {
+		return newProblem(localOnly)
+	}
+	if err := http.NewCrossOriginProtection().Check(r); err != nil {
+		return newProblem(crossOrigin)
+	}
+	return nil
+}
+
+func isLoopbackPeer(remoteAddr string) bool {
+	peer, err := netip.ParseAddrPort(remoteAddr)
+	return err == nil && peer.Addr().Unmap().IsLoopback()
+}
+
+// isLoopbackHost judges the Host header field.
+func isLoopbackHost(hostport string) bool {
+	host := hostport
+	if name, _, err := net.SplitHostPort(hostport); err == nil {
+		host = name
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// isForwarded says whether a proxy has left its mark.
+func isForwarded(header http.Header) bool {
+	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip"} {
+		if len(header[name]) > 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,55 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"slices"
+
+	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// unavailable says whether err means that the database cannot work now, so that
+// the same request may well succeed later.
+func unavailable(err error) bool {
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return laterStates(refused.Code)
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return true
+	}
+	return pgconn.SafeToRetry(err) || slices.ContainsFunc([]error{
+		context.DeadlineExceeded, context.Canceled, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed,
+	}, func(target error) bool { return errors.Is(err, target) })
+}
+
+// laterStates are the SQLSTATEs of a server that is down, full, busy, in
+// recovery or no longer the primary.
+func laterStates(code string) bool {
+	return pgerrcode.IsConnectionException(code) ||
+		pgerrcode.IsInsufficientResources(code) ||
+		pgerrcode.IsOperatorIntervention(code) ||
+		pgerrcode.IsSystemError(code) ||
+		pgerrcode.IsTransactionRollback(code) ||
+		code == pgerrcode.ReadOnlySQLTransaction ||
+		code == pgerrcode.LockNotAvailable ||
+		code == pgerrcode.TooManyConnections
+}
+
+// unstorable says whether PostgreSQL refused a value that is fine as JSON.
+func unstorable(err error) bool {
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pgerrcode.IsDataException(refused.Code) || pgerrcode.IsProgramLimitExceeded(refused.Code))
+}
+
+// contended says whether PostgreSQL undid the call because of another one at
+// the same moment, and asks for it to be repeated.
+func contended(err error) bool {
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgerrcode.IsTransactionRollback(refused.Code)
+}

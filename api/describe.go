@@ -1,0 +1,115 @@
+package api
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// inviteOperation describes POST /v1/groups/{group_id}/invitations.
+func inviteOperation() huma.Operation {
+	return huma.Operation{
+		OperationID: "invite",
+		Method:      http.MethodPost,
+		Path:        "/v1/groups/{group_id}/invitations",
+		Tags:        []string{"Invitations"},
+		Summary:     "Invite somebody to join a group",
+		Description: "The answer means that the invitation and its mail are stored; the mail follows, usually at once. " +
+			"A group has one pending invitation for an address at a time: asking again gives that one.",
+		DefaultStatus:                http.StatusAccepted,
+		RejectUnknownQueryParameters: true,
+		MaxBodyBytes:                 maxBody + 1, // huma takes the limit itself for too much
+		BodyReadTimeout:              -1,          // no deadline any more: the body has been read
+		RequestBody: &huma.RequestBody{Content: map[string]*huma.MediaType{"application/json": {Example: map[string]any{
+			"email":        "ada@example.com",
+			"group_name":   "Analytical Engine Club",
+			"inviter_name": "Charles",
+		}}}},
+		Errors: []int{
+			http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout,
+			http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusServiceUnavailable,
+		},
+	}
+}
+
+// invitationOperation describes GET /v1/invitations/{id}.
+func invitationOperation() huma.Operation {
+	return lookOperation("getInvitation", "/v1/invitations/{id}", "Invitations", "What became of an invitation",
+		"With its messages, when they were sent, by which relay and with which reply.")
+}
+
+// messageOperation describes GET /v1/messages/{id}.
+func messageOperation() huma.Operation {
+	return lookOperation("getMessage", "/v1/messages/{id}", "Messages", "What became of a message",
+		"With every attempt to hand it to the next hop.")
+}
+
+func lookOperation(id, path, tag, summary, description string) huma.Operation {
+	return huma.Operation{
+		OperationID:                  id,
+		Method:                       http.MethodGet,
+		Path:                         path,
+		Tags:                         []string{tag},
+		Summary:                      summary,
+		Description:                  description,
+		RejectUnknownQueryParameters: true,
+		Errors:                       []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusServiceUnavailable},
+	}
+}
+
+// healthOperation describes GET /livez and /readyz.
+func healthOperation(name, summary string, statuses ...int) huma.Operation {
+	return huma.Operation{
+		OperationID: name,
+		Method:      http.MethodGet,
+		Path:        "/" + name,
+		Tags:        []string{"Health"},
+		Summary:     summary,
+		Security:    openToAll(),
+		Errors:      append(statuses, http.StatusInternalServerError),
+	}
+}
+
+// describeAnswers completes what huma says about the answers of op: the headers
+// that all have, those of some errors, and an example that fits the status.
+func describeAnswers(_ *huma.OpenAPI, op *huma.Operation) {
+	kinds := map[int]kind{}
+	for _, k := range []kind{
+		malformedBody, unauthorized, localOnly, notFound, slowBody, bodyTooLarge, wrongMediaType, invalidInput, internalError, databaseTrouble,
+	} {
+		kinds[k.status] = k
+	}
+	if isOpen(op) {
+		kinds[notReady.status] = notReady
+	}
+	for status, response := range op.Responses {
+		if response.Headers == nil {
+			response.Headers = map[string]*huma.Param{}
+		}
+		describeHeader(response, "X-Request-Id", "The id of this request, as sent or else made here.")
+		code, _ := strconv.Atoi(status)
+		switch code {
+		case http.StatusUnauthorized:
+			describeHeader(response, "WWW-Authenticate", "Bearer (RFC 6750).")
+		case http.StatusServiceUnavailable:
+			describeHeader(response, "Retry-After", "Seconds to wait before the next try.")
+		}
+		if content := response.Content["application/problem+json"]; content != nil {
+			content.Example = exampleProblem(kinds[code])
+		}
+	}
+}
+
+func describeHeader(response *huma.Response, name, description string) {
+	response.Headers[name] = &huma.Header{Description: description, Schema: &huma.Schema{Type: huma.TypeString}}
+}
+
+func exampleProblem(k kind) *problem {
+	p := newProblem(k)
+	if k == invalidInput {
+		p = newInputProblem(inputError{"body.email", "is missing"})
+	}
+	p.RequestID = "PCVLZGQMTPYWKLQWJK7V4WTYXM"
+	return p
+}

@@ -1,0 +1,208 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/mailcrane/mailcrane/outbox"
+)
+
+// problem is the body of every answer that is an error (RFC 9457).
+type problem struct {
+	Type      string       `json:"type" example:"/problems/invalid-input" doc:"What kind of problem this is. Stable: programs may branch on it."`
+	Title     string       `json:"title" example:"Invalid input" doc:"The kind of problem in words. The same for every problem of this type."`
+	Status    int          `json:"status" example:"422" doc:"The HTTP status."`
+	Detail    string       `json:"detail" example:"Nothing was written. Correct what the errors list and send the request again." doc:"What happened, and what to do about it."`
+	Errors    []inputError `json:"errors,omitempty" nullable:"false" doc:"Everything that is wrong with the input."`
+	RequestID string       `json:"request_id" example:"PCVLZGQMTPYWKLQWJK7V4WTYXM" doc:"The X-Request-Id of this request, as in the log of the daemon."`
+
+	headers http.Header
+}
+
+// inputError is one thing that is wrong with a request. It never repeats the
+// value: addresses and links do not belong into the logs of whoever calls.
+type inputError struct {
+	Location string `json:"location" example:"body.email" doc:"Where it is: body, path, query or header, a dot, and the name."`
+	Message  string `json:"message" example:"is missing" doc:"What is wrong there."`
+}
+
+// Error, GetStatus, GetHeaders and ContentType are how huma asks what to write.
+func (p *problem) Error() string { return p.Detail }
+
+func (p *problem) GetStatus() int { return p.Status }
+
+func (p *problem) GetHeaders() http.Header { return p.headers }
+
+func (p *problem) ContentType(string) string { return "application/problem+json" }
+
+// kind is a type of problem.
+type kind struct {
+	status int
+	slug   string // stable: part of the interface
+	title  string
+	detail string // unless there is more to say
+}
+
+// The types of problem.
+var (
+	malformedBody = kind{http.StatusBadRequest, "malformed-body", "Malformed body",
+		"The body is not a JSON document that can be read. Nothing was written."}
+	unauthorized = kind{http.StatusUnauthorized, "unauthorized", "Unauthorized",
+		"Send the API token: Authorization: Bearer …"}
+	localOnly = kind{http.StatusForbidden, "local-only", "Local requests only",
+		"Without an API token only this machine may ask, directly and under the name localhost or its loopback address. " +
+			"Set MAILCRANE_API_TOKEN, and send it as Authorization: Bearer …"}
+	crossOrigin = kind{http.StatusForbidden, "cross-origin", "Request from another web site",
+		"A page of another web site must not do this. Set MAILCRANE_API_TOKEN, and call from a server."}
+	notFound = kind{http.StatusNotFound, "not-found", "Not found",
+		"There is nothing with this id."}
+	wrongMethod = kind{http.StatusMethodNotAllowed, "method-not-allowed", "Method not allowed",
+		"This path takes other methods."}
+	slowBody = kind{http.StatusRequestTimeout, "slow-body", "Body took too long",
+		fmt.Sprintf("The body did not arrive within %s. Nothing was written.", bodyTimeout)}
+	bodyTooLarge = kind{http.StatusRequestEntityTooLarge, "body-too-large", "Body too large",
+		fmt.Sprintf("The body is larger than %d bytes. Nothing was written.", maxBody)}
+	wrongMediaType = kind{http.StatusUnsupportedMediaType, "unsupported-media-type", "Unsupported media type",
+		"Send JSON and say so: curl --json '{…}' does, or -H 'Content-Type: application/json' -d '{…}'."}
+	invalidInput = kind{http.StatusUnprocessableEntity, "invalid-input", "Invalid input",
+		"Nothing was written. Correct what the errors list and send the request again."}
+	internalError = kind{http.StatusInternalServerError, "internal-error", "Internal error",
+		"Something went wrong here. The log of the daemon says more under this request_id."}
+	databaseTrouble = kind{http.StatusServiceUnavailable, "database-unavailable", "Database unavailable",
+		"The database did not answer, and it is not known whether anything was written. " +
+			"Repeat the request, with the same Idempotency-Key if it had one."}
+	notReady = kind{http.StatusServiceUnavailable, "not-ready", "Not ready",
+		"The daemon is not ready to send."}
+)
+
+// newProblem makes a problem of kind k with pairs of header fields.
+func newProblem(k kind, headers ...string) *problem {
+	p := &problem{Type: "/problems/" + k.slug, Title: k.title, Status: k.status, Detail: k.detail, headers: http.Header{}}
+	for i := 0; i+1 < len(headers); i += 2 {
+		p.headers.Set(headers[i], headers[i+1])
+	}
+	return p
+}
+
+// because replaces the detail of p.
+func (p *problem) because(detail string) *problem {
+	p.Detail = detail
+	return p
+}
+
+func newInputProblem(errs ...inputError) *problem {
+	p := newProblem(invalidInput)
+	p.Errors = errs
+	return p
+}
+
+// toProblem turns what a handler returned into the problem to answer with. It
+// is the only place that decides what an error means in HTTP.
+func toProblem(err error) *problem {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return p
+	}
+	if input, ok := errors.AsType[*outbox.InputError](err); ok {
+		return fromInputError(input)
+	}
+	switch {
+	case errors.Is(err, outbox.ErrNotFound):
+		return newProblem(notFound)
+	case unstorable(err):
+		return newInputProblem(inputError{"body", "holds a value that the database cannot store, such as the character U+0000 or a number out of range"})
+	case unavailable(err):
+		return newProblem(databaseTrouble, "Retry-After", "5")
+	default:
+		return newProblem(internalError)
+	}
+}
+
+// fromInputError says where in the request each problem of the database's
+// refusal is.
+func fromInputError(input *outbox.InputError) *problem {
+	p := newInputProblem()
+	for _, found := range input.Problems {
+		location := "body." + found.Field
+		switch found.Field {
+		case "group_id":
+			location = "path.group_id"
+		case "idempotency_key":
+			location = "header.Idempotency-Key"
+		case "input", "invitations":
+			location = "body"
+		}
+		p.Errors = append(p.Errors, inputError{location, found.Problem})
+	}
+	return p
+}
+
+// plainLocation is a location whose names are those of fields. Other names came
+// from the client, who may have mixed up names and values.
+var plainLocation = regexp.MustCompile(`^(body|path|query|header)(\.[A-Za-z_-]{1,40})?$`)
+
+// fromHuma rewrites huma's own errors, which repeat the offending value, as
+// problems that do not.
+//
+// It runs as a transformer of one API. Replacing huma.NewError would do the
+// same for the whole process, and so for other code that uses huma.
+func fromHuma(ctx huma.Context, _ string, v any) (any, error) {
+	status, isError := v.(huma.StatusError)
+	if !isError {
+		return v, nil
+	}
+	p, ours := v.(*problem)
+	if !ours {
+		p = translate(status)
+	}
+	p.RequestID = requestID(ctx.Context())
+	return p, nil
+}
+
+func translate(status huma.StatusError) *problem {
+	var p *problem
+	switch status.GetStatus() {
+	case http.StatusBadRequest:
+		p = newProblem(malformedBody)
+	case http.StatusUnprocessableEntity:
+		p = newInputProblem()
+	default:
+		p = newProblem(internalError)
+		p.Status = status.GetStatus()
+		return p // its errors are ours, and none of the client's business
+	}
+	model, ok := status.(*huma.ErrorModel)
+	if !ok {
+		return p
+	}
+	for _, found := range model.Errors {
+		location := found.Location
+		if !plainLocation.MatchString(location) {
+			location = "body"
+		}
+		p.Errors = append(p.Errors, inputError{location, found.Message})
+	}
+	return p
+}
+
+// writeProblem answers with p where huma is not involved.
+func writeProblem(w http.ResponseWriter, r *http.Request, p *problem) {
+	p.RequestID = requestID(r.Context())
+	for name, values := range p.headers {
+		w.Header()[name] = values
+	}
+	w.Header().Set("Content-Type", p.ContentType(""))
+	w.WriteHeader(p.Status)
+	_ = writeJSON(w, p) // the client is gone, and nobody is left to tell
+}
+
+func writeJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(v)
+}

@@ -1,0 +1,79 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"reflect"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+)
+
+// register puts all routes on mux, and describes them.
+func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
+	h := humago.New(mux, humaConfig(cmp.Or(version, "unknown")))
+	// What an error looks like is a matter of this one API: see fromHuma.
+	h.OpenAPI().Components.Schemas.RegisterTypeAlias(reflect.TypeFor[huma.ErrorModel](), reflect.TypeFor[problem]())
+	h.UseMiddleware(s.guard)
+
+	huma.Register(h, inviteOperation(), handle(s, s.invite))
+	huma.Register(h, invitationOperation(), handle(s, s.getInvitation))
+	huma.Register(h, messageOperation(), handle(s, s.getMessage))
+	huma.Register(h, healthOperation("livez", "Is the program alive?"), handle(s, s.live))
+	huma.Register(h, healthOperation("readyz", "Would requests and messages get through now?", http.StatusServiceUnavailable), handle(s, s.isReady))
+	registerDocs(mux)
+	return h.OpenAPI()
+}
+
+// handle makes every error of a handler a problem, and logs those that are not
+// the client's doing.
+func handle[I, O any](s *server, handler func(context.Context, *I) (*O, error)) func(context.Context, *I) (*O, error) {
+	return func(ctx context.Context, in *I) (*O, error) {
+		out, err := handler(ctx, in)
+		if err == nil {
+			return out, nil
+		}
+		p := toProblem(err)
+		if p.Status >= http.StatusInternalServerError && !errors.Is(err, p) {
+			s.logger.LogAttrs(ctx, slog.LevelError, "http request failed",
+				slog.Any("error", err), slog.String("request_id", requestID(ctx)))
+		}
+		return nil, p
+	}
+}
+
+// humaConfig has none of huma's extras: its pages load from elsewhere, and its
+// links to schemas are noise in every answer.
+func humaConfig(version string) huma.Config {
+	return huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title:       "Mailcrane",
+				Version:     version,
+				Description: "Invitations that are sent if and only if they are committed.",
+			},
+			Tags: []*huma.Tag{
+				{Name: "Invitations", Description: "Ask people to join a group."},
+				{Name: "Messages", Description: "What was sent, when, and what the relay said."},
+				{Name: "Health", Description: "For whoever watches the daemon."},
+			},
+			Security: []map[string][]string{{"token": {}}},
+			Components: &huma.Components{
+				Schemas: huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer),
+				SecuritySchemes: map[string]*huma.SecurityScheme{"token": {
+					Type:        "http",
+					Scheme:      "bearer",
+					Description: "The value of MAILCRANE_API_TOKEN. A daemon without one answers programs on its own machine, and needs none from them.",
+				}},
+			},
+			OnAddOperation: []huma.AddOpFunc{describeAnswers},
+		},
+		Formats:       map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()}, // "json": application/problem+json
+		DefaultFormat: "application/json",
+		Transformers:  []huma.Transformer{fromHuma},
+	}
+}
