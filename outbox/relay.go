@@ -132,24 +132,26 @@ func (retrySoon) NextRetry(*rivertype.JobRow) time.Time {
 }
 
 // Start registers this daemon as a live instance and begins to work until
-// [Relay.Stop]. The schema must be there.
+// [Relay.Stop]. The schema must be there. A relay is started once.
 func (r *Relay) Start(ctx context.Context) error {
-	var err error
-	if r.instance, err = register(ctx, r.RelayConfig); err != nil {
+	i, err := register(ctx, r.RelayConfig)
+	if err != nil {
 		return fmt.Errorf("start relay: %w", err)
 	}
-	if r.client, err = r.newClient(); err != nil {
-		return fmt.Errorf("start relay: %w", err)
+	r.instance = i
+	client, err := r.newClient()
+	if err == nil {
+		err = client.Start(context.WithoutCancel(ctx))
 	}
+	if err != nil {
+		return fmt.Errorf("start relay: %w", errors.Join(err, i.deregister(ctx)))
+	}
+	r.client = client
 	life, end := context.WithCancel(context.Background())
-	r.background.Go(func() { r.instance.keepAlive(life) })
+	r.background.Go(func() { i.keepAlive(life) })
 	r.background.Go(func() { r.reap(life) })
-	if err := r.client.Start(context.WithoutCancel(ctx)); err != nil {
-		end()
-		return fmt.Errorf("start relay: %w", err)
-	}
 	r.background.Go(func() { // life ends after the last worker
-		<-r.client.Stopped()
+		<-client.Stopped()
 		end()
 	})
 	return nil
@@ -159,6 +161,9 @@ func (r *Relay) Start(ctx context.Context) error {
 // go back to the queue, and those that were are waited for until the next hop
 // has answered. When ctx ends first, what is still open becomes unknown.
 func (r *Relay) Stop(ctx context.Context) error {
+	if r.client == nil {
+		return nil
+	}
 	r.stop()
 	defer r.abandon()
 	if err := r.client.Stop(ctx); err != nil {
@@ -173,7 +178,7 @@ func (r *Relay) Stop(ctx context.Context) error {
 
 // Ready says whether this relay may send: it is started and its lease is fresh.
 func (r *Relay) Ready() error {
-	if r.instance == nil {
+	if r.client == nil {
 		return errors.New("relay: not started")
 	}
 	return r.instance.trusted()

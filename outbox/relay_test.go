@@ -353,6 +353,30 @@ func TestRelay_storesOnlyTheHashOfTheTokenItMails(t *testing.T) {
 	}
 }
 
+func TestRelay_saysWhenItCannotWork(t *testing.T) {
+	t.Parallel()
+	if _, err := outbox.NewRelay(outbox.RelayConfig{}); err == nil {
+		t.Error("a relay of nothing was made")
+	}
+	relay, err := outbox.NewRelay(outbox.RelayConfig{Pool: outboxtest.EmptyDatabase(t), Senders: map[string]outbox.Sender{"email": &hop{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if relay.Ready() == nil {
+		t.Error("ready before it was started")
+	}
+	if err := relay.Start(t.Context()); err == nil {
+		t.Error("started without a schema")
+	}
+	if err := relay.Stop(t.Context()); err != nil {
+		t.Errorf("stop of a relay that never was: %v", err)
+	}
+	running := startRelay(t, outboxtest.Database(t), &hop{})
+	if err := running.Ready(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRelay_pollingAloneSends(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
