@@ -1,6 +1,7 @@
 package outbox_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,6 +85,27 @@ func TestInvite_takesUnusualButValidInput(t *testing.T) {
 		if _, err := outbox.Invite(t.Context(), pool, inv); err != nil {
 			t.Errorf("%+v: %v", inv, err)
 		}
+	}
+}
+
+func TestEnqueue_refusesBadInputOfEveryKind(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	for field, bad := range map[string]outbox.Draft{
+		"recipient":       {Recipient: "nobody"},
+		"template":        {Template: "../etc/passwd"},
+		"channel":         {Channel: "S M S"},
+		"locale":          {Locale: "x"},
+		"data":            {Data: map[string]any{"x": strings.Repeat("x", 70000)}},
+		"send_after":      {SendAfter: time.Now().AddDate(2, 0, 0)},
+		"expires_in":      {ExpiresIn: time.Duration(1<<63 - 1)},
+		"priority":        {Priority: 5},
+		"idempotency_key": {IdempotencyKey: strings.Repeat("x", 256)},
+		"tenant":          {Tenant: strings.Repeat("x", 256)},
+	} {
+		bad.Recipient, bad.Template = cmp.Or(bad.Recipient, "ada@example.com"), cmp.Or(bad.Template, "verify")
+		_, err := outbox.Enqueue(t.Context(), pool, bad)
+		requireProblem(t, err, field)
 	}
 }
 

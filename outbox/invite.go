@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -178,11 +177,12 @@ func optionalTime(t time.Time) *time.Time {
 	return &t
 }
 
-// optionalInterval writes a duration as PostgreSQL reads an interval. Negative
-// ones are passed on, for the database to refuse.
+// optionalInterval writes a duration as every PostgreSQL reads an interval: its
+// fields are 32 bits wide, so no single one could hold all of it. Negative ones
+// are passed on, for the database to refuse.
 func optionalInterval(d time.Duration) string {
 	if d == 0 {
 		return ""
 	}
-	return strconv.FormatInt(d.Microseconds(), 10) + " microseconds"
+	return fmt.Sprintf("%d hours %f seconds", d/time.Hour, (d % time.Hour).Seconds())
 }
