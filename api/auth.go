@@ -68,6 +68,18 @@ func checkToken(r *http.Request, want []byte) *problem {
 	return nil
 }
 
+// LocalOnly lets the requests of this machine through to h, by the same rules as
+// the API without a token. The others get a problem document.
+func LocalOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if refused := checkLocal(r); refused != nil {
+			writeProblem(w, r, refused)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
 // checkLocal wants a program on this machine. The address of the peer alone
 // does not prove that: a proxy beside the daemon relays the requests of others,
 // and so does a browser, whether a web page asks it to directly or under a name

@@ -128,3 +128,24 @@ func TestNoToken_pagesOfOtherSitesMayNot(t *testing.T) {
 	s.invite(ada, "Sec-Fetch-Site", "cross-site").problem(http.StatusForbidden, "cross-origin")
 	s.invite(ada, "Sec-Fetch-Site", "same-origin", "Origin", s.URL).want(http.StatusAccepted)
 }
+
+func TestLocalOnly_guardsOtherHandlersByTheSameRules(t *testing.T) {
+	t.Parallel()
+	page := httptest.NewServer(api.LocalOnly(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })))
+	t.Cleanup(page.Close)
+	for host, want := range map[string]int{"localhost": http.StatusNoContent, "rebound.example.com": http.StatusForbidden} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, page.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = host
+		response, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("%s: %s", host, response.Status)
+		}
+	}
+}

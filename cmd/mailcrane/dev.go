@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mailcrane/mailcrane/api"
 	"github.com/mailcrane/mailcrane/migrations"
 	"github.com/mailcrane/mailcrane/outbox/localpg"
 	"github.com/mailcrane/mailcrane/sender"
@@ -60,6 +61,9 @@ func dev(ctx context.Context, c Config, ephemeral, givenDatabase bool, stdout, s
 		server, startErr := localpg.Start(ctx, localpg.Config{Ephemeral: ephemeral, Logger: d.log})
 		switch {
 		case startErr == nil:
+			if c.DatabaseURL != "" {
+				d.log.Info("DATABASE_URL is left alone, dev has a database of its own: --database-url would use yours")
+			}
 			d.DatabaseURL = server.URL()
 			defer func() { err = errors.Join(err, server.Stop(context.WithoutCancel(ctx))) }()
 		case c.DatabaseURL == "" || !errors.Is(startErr, localpg.ErrNoBinaries):
@@ -77,8 +81,12 @@ func dev(ctx context.Context, c Config, ephemeral, givenDatabase bool, stdout, s
 	if d.SMTP, err = sender.ParseRelay("smtp://" + box.Addr() + "?tls=none"); err != nil {
 		return err
 	}
+	inbox := box.Handler()
+	if d.APIToken == "" {
+		inbox = api.LocalOnly(inbox) // the links in the mails are as good as keys
+	}
 	d.extra = map[string]http.Handler{
-		"/inbox": box.Handler(), "/inbox/": box.Handler(),
+		"/inbox": inbox, "/inbox/": inbox,
 		"GET /join": http.HandlerFunc(joinPage),
 		"GET /{$}":  http.RedirectHandler("/inbox", http.StatusFound),
 	}
