@@ -342,20 +342,3 @@ func waitGone(t *testing.T, path string) {
 		<-ticker.C
 	}
 }
-
-func waitForFile(t *testing.T, path string) string {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		content, err := os.ReadFile(path)
-		if err == nil {
-			return string(content)
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		<-ticker.C
-	}
-}

@@ -307,6 +307,19 @@ func TestServer_requiresLoginWhenItHasUsers(t *testing.T) {
 	dial(t, refusing).expect("", "220", "EHLO test", "250", "AUTH PLAIN AGFkYQBzZWNyZXQ=", "535 5.7.8 no")
 }
 
+func TestClose_endsAServerThatHasHardlyBegun(t *testing.T) {
+	t.Parallel()
+	for range 500 {
+		box, err := mailbox.Listen(mailbox.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := box.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestWait_saysHowManyHaveCome(t *testing.T) {
 	t.Parallel()
 	box := mailbox.Start(t, mailbox.Config{})

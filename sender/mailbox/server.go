@@ -93,6 +93,7 @@ func (s *Server) Addr() string { return s.listener.Addr().String() }
 func (s *Server) Close() error {
 	close(s.closing)
 	err := s.smtp.Close()
+	_ = s.listener.Close() // which the SMTP server does not know of before it has begun to serve
 	s.mu.Lock()
 	for c := range s.open {
 		_ = c.Conn.Close()
