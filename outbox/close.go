@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,8 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/riverqueue/river"
 )
-
-type commandTag = pgconn.CommandTag
 
 // close is the last short transaction of a delivery (R5): outcome, message and
 // job in one commit that nothing cancels and that is repeated until it succeeds,
@@ -64,10 +63,7 @@ func (t *try) outcome(sendErr error) Outcome {
 func (t *try) record(outcome Outcome, reply Reply, sendErr error) (mine bool, err error) {
 	ctx, cancel := context.WithTimeout(t.relay.abandoned, 30*time.Second)
 	defer cancel()
-	text := reply.Text
-	if text == "" && sendErr != nil {
-		text = sendErr.Error()
-	}
+	text := cmp.Or(reply.Text, cause(sendErr))
 	batch := &pgx.Batch{}
 	batch.Queue(durable)
 	batch.Queue(`
@@ -102,12 +98,23 @@ func (t *try) record(outcome Outcome, reply Reply, sendErr error) (mine bool, er
 		t.messageID, t.message.Attempt, t.job, t.relay.instance.id, string(outcome),
 		optional(reply.Relay), optional(reply.Code), optional(reply.Enhanced), text, time.Since(t.began))
 	if outcome == Accepted || outcome == Rejected {
-		batch.Queue(completeJob, t.job, t.jobAttempt, t.relay.instance.id).Exec(func(tag commandTag) error {
+		batch.Queue(completeJob, t.job, t.jobAttempt, t.relay.instance.id).Exec(func(tag pgconn.CommandTag) error {
 			mine = tag.RowsAffected() == 1
 			return nil
 		})
 	}
 	return mine, t.relay.Pool.SendBatch(ctx, batch).Close()
+}
+
+// cause is an error in words, without the outcome, which has a column of its own.
+func cause(sendErr error) string {
+	if classified, ok := errors.AsType[*SendError](sendErr); ok {
+		sendErr = classified.Err
+	}
+	if sendErr == nil {
+		return ""
+	}
+	return sendErr.Error()
 }
 
 // reason is the reply as one line for people: "550 5.1.1 no such user", or text

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // durable makes the commit of the transaction it is part of wait for the disk,
@@ -62,7 +63,7 @@ func (t *try) handover(ctx context.Context, relay string) error {
 			  AND j.attempt = $6
 			  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $4::uuid::text)`,
 		t.messageID, t.message.Attempt, t.job, i.id, relay, t.jobAttempt, t.relay.MaxUnknown).
-		Exec(func(tag commandTag) error {
+		Exec(func(tag pgconn.CommandTag) error {
 			inserted = tag.RowsAffected()
 			return nil
 		})

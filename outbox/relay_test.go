@@ -173,8 +173,8 @@ func TestRelay_unknownOutcomeIsRecordedAndRepeatedUnderTheSameMessageID(t *testi
 	}}
 	startRelay(t, pool, h)
 	m := eventually(t, pool, invite(t, pool, "ada@example.com"), hasStatus(outbox.StatusSent))
-	if !slices.Equal(outcomes(m), []outbox.Outcome{outbox.Unknown, outbox.Accepted}) {
-		t.Errorf("outcomes %v", outcomes(m))
+	if !slices.Equal(outcomes(m), []outbox.Outcome{outbox.Unknown, outbox.Accepted}) || m.Attempts[0].Reply != "the line went dead" {
+		t.Errorf("attempts %+v", m.Attempts)
 	}
 	copies := h.all()
 	if len(copies) != 2 || copies[0].HeaderMessageID != copies[1].HeaderMessageID || copies[0].HeaderMessageID != m.HeaderMessageID {
