@@ -68,10 +68,14 @@ func (t *try) handover(ctx context.Context, relay string) error {
 			return nil
 		})
 	batch.Queue(`
-		UPDATE mailcrane.message
-		SET header_message_id = $2, token_hash = coalesce($3::bytea, token_hash)
-		WHERE id = $1 AND status = 'queued' AND header_message_id IS NULL`,
-		t.messageID, t.message.HeaderMessageID, t.tokenHash)
+		UPDATE mailcrane.message AS m
+		SET header_message_id = $2, token_hash = coalesce($3::bytea, m.token_hash)
+		WHERE m.id = $1
+		  AND m.header_message_id IS NULL
+		  AND EXISTS (
+			SELECT FROM mailcrane.attempt AS a
+			WHERE a.message_id = m.id AND a.number = $4 AND a.instance_id = $5 AND a.outcome IS NULL)`,
+		t.messageID, t.message.HeaderMessageID, t.tokenHash, t.message.Attempt, i.id)
 	if err := t.relay.Pool.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("handover of message %s: %w", t.messageID, err)
 	}
