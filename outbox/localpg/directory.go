@@ -45,6 +45,10 @@ func openDirectory(config Config, a account) (*directory, error) {
 		}
 		path = filepath.Join(base, "postgresql")
 	}
+	path, err := filepath.Abs(path) // the server works in another folder than we do
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
 	d, err := lockDirectory(path, a)
 	if err != nil && config.Ephemeral {
 		return nil, errors.Join(err, os.RemoveAll(path))

@@ -148,6 +148,15 @@ func TestStart_keepsDataAndPortForTheNextTime(t *testing.T) {
 	}
 }
 
+func TestStart_takesARelativeDirectory(t *testing.T) {
+	dir := tempDir(t)
+	t.Chdir(dir)
+	server := start(t, localpg.Config{Dir: "here"})
+	if server.Dir() != filepath.Join(dir, "here") {
+		t.Errorf("the data are in %s", server.Dir())
+	}
+}
+
 func TestStart_wantsThePassword(t *testing.T) {
 	t.Parallel()
 	server := start(t, localpg.Config{Ephemeral: true})
