@@ -60,7 +60,7 @@ func lockDirectory(path string, a account) (*directory, error) {
 	if err := checkForeign(path); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // the server's user must reach its data, which are 0700
+	if err := makeFolder(path); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	if err := a.letIn(path); err != nil {
@@ -71,6 +71,24 @@ func lockDirectory(path string, a account) (*directory, error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return &directory{path: path, lock: lock}, nil
+}
+
+// makeFolder makes a folder and the missing ones above it, so that the server's
+// user can reach its data, which are 0700, whatever our umask is.
+func makeFolder(path string) error {
+	const mode = 0o755
+	parent := filepath.Dir(path)
+	if _, err := os.Stat(parent); errors.Is(err, os.ErrNotExist) {
+		if err := makeFolder(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, mode); errors.Is(err, os.ErrExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return os.Chmod(path, mode)
 }
 
 // checkForeign refuses a folder that holds something and is not ours.

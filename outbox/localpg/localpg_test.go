@@ -157,6 +157,19 @@ func TestStart_takesARelativeDirectory(t *testing.T) {
 	}
 }
 
+func TestStart_doesNotDependOnTheUmask(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(tempDir(t), "a", "b")
+	cmd, _, _ := otherProgram(t, dir, func(cmd *exec.Cmd) {
+		cmd.Args = []string{"sh", "-c", `umask 077; exec "$0"`, cmd.Path}
+		cmd.Path = "/bin/sh"
+		cmd.Env = append(cmd.Env, "LOCALPG_TEST_STOP=1")
+	})
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStart_wantsThePassword(t *testing.T) {
 	t.Parallel()
 	server := start(t, localpg.Config{Ephemeral: true})
