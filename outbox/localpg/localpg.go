@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,9 +25,9 @@ type Config struct {
 	// else mailcrane/postgresql below $XDG_DATA_HOME or ~/.local/share.
 	Dir string
 
-	Ephemeral bool              // keep the data in a temporary directory, removed by Stop
+	Ephemeral bool              // keep the data in a temporary directory instead, which goes with the server
 	BinDir    string            // folder of PostgreSQL's programs; default: look for them
-	NoFsync   bool              // faster and not safe: for tests
+	NoFsync   bool              // faster and not safe: for tests; if ephemeral too, the data may be in memory
 	Port      int               // default: that of the last time, or any free one
 	Settings  map[string]string // more settings for postgresql.conf
 	Logger    *slog.Logger      // default: discard
@@ -39,6 +38,7 @@ type Server struct {
 	dir       *directory
 	process   *process
 	url       string
+	version   string
 	ephemeral bool
 }
 
@@ -51,27 +51,44 @@ const database, superuser = "mailcrane", "postgres"
 // [ErrNoBinaries] means that there is no PostgreSQL on this machine.
 func Start(ctx context.Context, config Config) (*Server, error) {
 	config.Logger = cmp.Or(config.Logger, slog.New(slog.DiscardHandler))
-	binaries, err := findBinaries(ctx, config)
-	if err != nil {
-		return nil, err
-	}
 	account, err := findAccount()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := openDirectory(config, account)
+	path, err := config.place(account)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: dir, ephemeral: config.Ephemeral}
-	if err := s.start(ctx, config, binaries, account); err != nil {
+	s, err := startIn(ctx, config, path, account.orOwner(path))
+	if err != nil && config.Ephemeral {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	return s, err
+}
+
+func startIn(ctx context.Context, config Config, path string, a account) (*Server, error) {
+	major, err := majorIn(path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := findBinaries(ctx, config, major)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := openDirectory(path, a)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dir: dir, version: b.version, ephemeral: config.Ephemeral}
+	if err := s.start(ctx, config, b, a); err != nil {
 		return nil, errors.Join(err, dir.close(config.Ephemeral))
 	}
 	return s, nil
 }
 
 func (s *Server) start(ctx context.Context, config Config, b binaries, a account) error {
-	if err := s.dir.prepare(ctx, b, a); err != nil {
+	began := time.Now()
+	if err := s.dir.prepare(ctx, b, a, !config.NoFsync); err != nil {
 		return err
 	}
 	password, err := s.dir.password()
@@ -79,38 +96,66 @@ func (s *Server) start(ctx context.Context, config Config, b binaries, a account
 		return err
 	}
 	port := config.Port
-	if port == 0 {
-		if port, err = s.dir.port(); err != nil {
-			return err
+	for range maxPorts {
+		if config.Port == 0 {
+			if port, err = s.dir.port(); err != nil {
+				return err
+			}
+		}
+		err = s.run(ctx, config, b.path("postgres"), a, address(password, port))
+		if config.Port != 0 || !errors.Is(err, errPortTaken) {
+			break
 		}
 	}
-	arguments := []string{"-D", s.dir.data()}
-	settings := config.settings(port)
-	for _, name := range slices.Sorted(maps.Keys(settings)) {
-		arguments = append(arguments, "-c", name+"="+settings[name])
+	if err != nil {
+		return err
 	}
-	began := time.Now()
-	if s.process, err = startProcess(b.path("postgres"), arguments, s.dir.log(), a); err != nil {
-		return fmt.Errorf("start PostgreSQL: %w", err)
-	}
-	address := url.URL{
-		Scheme: "postgres", User: url.UserPassword(superuser, password),
-		Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), RawQuery: "sslmode=disable",
-	}
-	address.Path = "/postgres"
-	if err := s.waitUntilReady(ctx, address.String()); err != nil {
-		return errors.Join(err, s.process.stop(ctx))
-	}
-	address.Path = "/" + database
-	s.url = address.String()
 	config.Logger.Info("PostgreSQL runs", "version", b.version, "directory", s.dir.path, "port", port, "took_ms", time.Since(began).Milliseconds())
 	return nil
 }
 
+// maxPorts is how many free ports are tried: between finding one and using it,
+// somebody else may take it.
+const maxPorts = 5
+
+var errPortTaken = errors.New("the port is in use")
+
+// address is the URL of the server, without a database.
+func address(password string, port int) url.URL {
+	return url.URL{
+		Scheme: "postgres", User: url.UserPassword(superuser, password),
+		Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), RawQuery: "sslmode=disable",
+	}
+}
+
+// run starts the server at an address, and waits until it answers.
+func (s *Server) run(ctx context.Context, config Config, program string, a account, at url.URL) error {
+	arguments := []string{"-D", s.dir.data()}
+	settings := config.settings(at.Port())
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		arguments = append(arguments, "-c", name+"="+settings[name])
+	}
+	remove := ""
+	if s.ephemeral {
+		remove = s.dir.path
+	}
+	var err error
+	if s.process, err = startProcess(program, arguments, s.dir.log(), remove, a); err != nil {
+		return fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	at.Path = "/postgres"
+	if err := s.waitUntilReady(ctx, at.String()); err != nil {
+		return errors.Join(err, s.process.stop(ctx))
+	}
+	at.Path = "/" + database
+	s.url = at.String()
+	return nil
+}
+
 // settings are those of the server: small, local and plain.
-func (c Config) settings(port int) map[string]string {
+func (c Config) settings(port string) map[string]string {
 	settings := map[string]string{
-		"port":                    strconv.Itoa(port),
+		"port":                    port,
 		"listen_addresses":        "127.0.0.1",
 		"unix_socket_directories": "",
 		"max_connections":         "200",
@@ -132,6 +177,13 @@ func (c Config) settings(port int) map[string]string {
 func (s *Server) waitUntilReady(ctx context.Context, address string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	go func() {
+		select {
+		case <-s.process.done:
+			cancel() // who answers now is somebody else
+		case <-ctx.Done():
+		}
+	}()
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
 	for {
@@ -142,11 +194,23 @@ func (s *Server) waitUntilReady(ctx context.Context, address string) error {
 		}
 		select {
 		case <-ticker.C:
-		case <-s.process.done:
-			return fmt.Errorf("PostgreSQL ended at once; its log says:\n%s", s.dir.logTail())
 		case <-ctx.Done():
-			return fmt.Errorf("PostgreSQL does not answer: %w; its log says:\n%s", errors.Join(ctx.Err(), err), s.dir.logTail())
+			return s.silence(errors.Join(ctx.Err(), err))
 		}
+	}
+}
+
+// silence says why the server does not answer.
+func (s *Server) silence(err error) error {
+	log := s.dir.logTail()
+	select {
+	case <-s.process.done:
+		if strings.Contains(log, "could not bind") {
+			return fmt.Errorf("%w; the log of PostgreSQL says:\n%s", errPortTaken, log)
+		}
+		return fmt.Errorf("PostgreSQL ended at once; its log says:\n%s", log)
+	default:
+		return fmt.Errorf("PostgreSQL does not answer: %w; its log says:\n%s", err, log)
 	}
 }
 
@@ -172,23 +236,11 @@ func (s *Server) URL() string { return s.url }
 // Dir is the directory of the data.
 func (s *Server) Dir() string { return s.dir.path }
 
+// Version is the version of the server, such as "17.6".
+func (s *Server) Version() string { return s.version }
+
 // Stop shuts the server down, open connections or not, and removes an ephemeral
 // directory. When ctx ends first, it kills.
 func (s *Server) Stop(ctx context.Context) error {
 	return errors.Join(s.process.stop(ctx), s.dir.close(s.ephemeral))
-}
-
-// baseDir is where this package keeps things for the user.
-func baseDir() (string, error) {
-	if os.Geteuid() == 0 {
-		return "/var/lib/mailcrane", nil // below /root the server's user could not reach it
-	}
-	if data := os.Getenv("XDG_DATA_HOME"); strings.HasPrefix(data, "/") {
-		return filepath.Join(data, "mailcrane"), nil
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", fmt.Errorf("find a place for the data: %w", err)
-	}
-	return filepath.Join(home, ".local", "share", "mailcrane"), nil
 }

@@ -71,6 +71,37 @@ func TestRequire_failsWhenItShould(t *testing.T) {
 	}
 }
 
+func TestRecorder_recordsWhatWasHandedOverWhateverTheAnswer(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	recorder := &outboxtest.Recorder{Answer: func(m *outbox.Message) (outbox.Reply, error) {
+		if m.Attempt == 1 {
+			return outbox.Reply{}, &outbox.SendError{Outcome: outbox.Unknown, Err: errors.New("the line went dead")}
+		}
+		return outbox.Reply{Relay: "recorder", Code: 250}, nil
+	}}
+	relay, err := outbox.NewRelay(outbox.RelayConfig{Pool: pool, Senders: map[string]outbox.Sender{"email": recorder}, RetryMin: 10 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := relay.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = relay.Stop(context.Background()) })
+	if _, err := outbox.Enqueue(t.Context(), pool, outbox.Draft{Recipient: "ada@example.com", Template: "verify"}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	messages, err := recorder.Wait(ctx, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if one, two := messages[0], messages[1]; one.HeaderMessageID != two.HeaderMessageID || two.Attempt != 2 {
+		t.Errorf("got %+v and %+v", one, two)
+	}
+}
+
 func TestRecorder_recordsWhatItDoesNotFail(t *testing.T) {
 	t.Parallel()
 	recorder := &outboxtest.Recorder{Fail: func(m *outbox.Message) error {

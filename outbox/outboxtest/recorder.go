@@ -14,8 +14,13 @@ import (
 // message. It is safe for concurrent use.
 type Recorder struct {
 	// Fail, if set, decides what becomes of a message before it is handed over:
-	// an error is the result of the attempt.
+	// an error is the result of the attempt, and the message is not recorded.
 	Fail func(*outbox.Message) error
+
+	// Answer, if set, is what the next hop says once it has the message, which is
+	// recorded whatever it says. An [*outbox.SendError] with [outbox.Unknown] is
+	// an answer that never came. Default: acceptance.
+	Answer func(*outbox.Message) (outbox.Reply, error)
 
 	mu       sync.Mutex
 	messages []outbox.Message
@@ -33,6 +38,14 @@ func (r *Recorder) Send(ctx context.Context, m *outbox.Message, handover outbox.
 	if err := handover(ctx, relay); err != nil {
 		return outbox.Reply{}, err
 	}
+	r.record(m)
+	if r.Answer != nil {
+		return r.Answer(m)
+	}
+	return outbox.Reply{Relay: relay, Code: 250, Text: "recorded"}, nil
+}
+
+func (r *Recorder) record(m *outbox.Message) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.messages = append(r.messages, *m)
@@ -40,17 +53,17 @@ func (r *Recorder) Send(ctx context.Context, m *outbox.Message, handover outbox.
 		close(r.changed)
 		r.changed = nil
 	}
-	return outbox.Reply{Relay: relay, Code: 250, Text: "recorded"}, nil
 }
 
-// Messages gives what was accepted so far, in order.
+// Messages gives what was handed over so far, in order. A message that was handed
+// over twice is there twice.
 func (r *Recorder) Messages() []outbox.Message {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.messages)
 }
 
-// Wait waits until n messages were accepted, and gives them.
+// Wait waits until n messages were handed over, and gives them.
 func (r *Recorder) Wait(ctx context.Context, n int) ([]outbox.Message, error) {
 	for {
 		r.mu.Lock()
@@ -66,7 +79,7 @@ func (r *Recorder) Wait(ctx context.Context, n int) ([]outbox.Message, error) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return messages, fmt.Errorf("%d of %d messages were accepted: %w", len(messages), n, ctx.Err())
+			return messages, fmt.Errorf("%d of %d messages were handed over: %w", len(messages), n, ctx.Err())
 		}
 	}
 }
