@@ -29,8 +29,7 @@ const (
 	Quit     Phase = "QUIT"
 )
 
-// Fault is something that goes wrong at one phase. After STARTTLS the commands
-// DATA, RSET and QUIT cannot be seen, and faults at them do not act.
+// Fault is something that goes wrong at one phase, with encryption or without.
 type Fault struct {
 	At    Phase
 	To    string        // acts only if a recipient begins with this; from Rcpt on
@@ -160,22 +159,10 @@ func wireReply(reply string) string {
 	return b.String()
 }
 
-// asSMTPError parses "550 5.1.1 no such user"; the enhanced code may be missing.
+// asSMTPError is a reply as the SMTP server writes it, word for word: the
+// enhanced code, if there is one, stays in the text.
 func asSMTPError(reply string) *smtp.SMTPError {
 	number, text, _ := strings.Cut(reply, " ")
 	code, _ := strconv.Atoi(number) // a reply without a number is a mistake of the test, and shows as code 0
-	err := &smtp.SMTPError{Code: code, EnhancedCode: smtp.NoEnhancedCode, Message: text}
-	first, rest, _ := strings.Cut(text, " ")
-	if parts := strings.Split(first, "."); len(parts) == 3 {
-		var enhanced smtp.EnhancedCode
-		for i, part := range parts {
-			n, convErr := strconv.Atoi(part)
-			if convErr != nil {
-				return err
-			}
-			enhanced[i] = n
-		}
-		err.EnhancedCode, err.Message = enhanced, rest
-	}
-	return err
+	return &smtp.SMTPError{Code: code, EnhancedCode: smtp.NoEnhancedCode, Message: text}
 }

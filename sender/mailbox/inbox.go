@@ -2,6 +2,7 @@ package mailbox
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"encoding/json"
 	"fmt"
@@ -44,20 +45,43 @@ func (s *Server) Handler() http.Handler {
 		header.Set("Referrer-Policy", "no-referrer")
 		header.Set("Cache-Control", "no-store")
 		header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
-		if _, pattern := mux.Handler(r); pattern == "" {
-			problem(w, http.StatusNotFound, "there is no such page in the inbox")
+		if refusal, pattern := mux.Handler(r); pattern == "" {
+			refuse(w, r, refusal)
 			return
 		}
 		mux.ServeHTTP(w, r)
 	})
 }
 
+// refuse says in our form what the multiplexer would say in its own: there is no
+// such page, or not with this method.
+func refuse(w http.ResponseWriter, r *http.Request, refusal http.Handler) {
+	said := &statusOnly{header: w.Header()} // with Allow, where it belongs
+	refusal.ServeHTTP(said, r)
+	if said.status == http.StatusMethodNotAllowed {
+		problem(w, said.status, "the inbox does not do that: see the header Allow")
+		return
+	}
+	problem(w, http.StatusNotFound, "there is no such page in the inbox")
+}
+
+// statusOnly is a response whose body nobody reads.
+type statusOnly struct {
+	header http.Header
+	status int
+}
+
+func (s *statusOnly) Header() http.Header         { return s.header }
+func (s *statusOnly) WriteHeader(status int)      { s.status = cmp.Or(s.status, status) }
+func (s *statusOnly) Write(p []byte) (int, error) { return len(p), nil }
+
 // render parses its templates each time: a page is seldom asked for.
 func render(w http.ResponseWriter, name string, data any) {
 	page, err := template.New("").Funcs(template.FuncMap{
-		"clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
-		"iso":   func(t time.Time) string { return t.Format(time.RFC3339) },
-		"join":  func(list []string) string { return strings.Join(list, ", ") },
+		"clock":  func(t time.Time) string { return t.Local().Format("15:04:05") },
+		"moment": func(t time.Time) string { return t.Local().Format("2 January 2006, 15:04:05 MST") },
+		"iso":    func(t time.Time) string { return t.Format(time.RFC3339) },
+		"join":   func(list []string) string { return strings.Join(list, ", ") },
 	}).ParseFS(pages, "pages/*.html")
 	var body bytes.Buffer
 	if err == nil {
@@ -102,9 +126,10 @@ func showMail(w http.ResponseWriter, _ *http.Request, m Mail) {
 	header, _, _ := bytes.Cut(m.Raw, []byte("\r\n\r\n"))
 	render(w, "mail.html", struct {
 		Mail
+		Sender    string
 		RawHeader string
 		Size      int
-	}{m, string(header), len(m.Raw)})
+	}{m, cmp.Or(decode(m.Header.Get("From")), m.From), string(header), len(m.Raw)})
 }
 
 // showHTML serves what is shown in the frame. Its policy holds for whoever opens
@@ -113,7 +138,7 @@ func showHTML(w http.ResponseWriter, _ *http.Request, m Mail) {
 	w.Header().Set("Content-Security-Policy",
 		"default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox allow-popups allow-popups-to-escape-sandbox; frame-ancestors 'self'")
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_, _ = fmt.Fprintf(w, "<base target=_blank>%s", m.HTML)
+	_, _ = fmt.Fprintf(w, "<!doctype html><base target=_blank>%s", m.HTML) // a doctype of the mail itself would come too late
 }
 
 func showRaw(w http.ResponseWriter, _ *http.Request, m Mail) {

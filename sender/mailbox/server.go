@@ -38,10 +38,12 @@ type Server struct {
 	store    *store
 	faults   *faults
 	users    map[string]string
+	tls      *tls.Config // of STARTTLS
 	smtp     *smtp.Server
 	listener net.Listener
 	closing  chan struct{}
 	closed   sync.WaitGroup
+	close    func() error
 
 	mu          sync.Mutex
 	connections int
@@ -67,15 +69,15 @@ func Listen(config Config) (*Server, error) {
 		closing:  make(chan struct{}),
 		open:     map[*conn]bool{},
 	}
+	s.close = sync.OnceValue(s.end)
 	s.smtp = smtp.NewServer(smtp.BackendFunc(s.newSession))
 	s.smtp.Domain = "mailbox"
 	s.smtp.MaxMessageBytes = maxMessageBytes
 	s.smtp.AllowInsecureAuth = true
 	s.smtp.ErrorLog = slog.NewLogLogger(config.Logger.Handler(), slog.LevelDebug)
-	if config.TLS != nil && !config.ImplicitTLS {
-		s.smtp.TLSConfig = config.TLS
-	}
-	if config.ImplicitTLS {
+	if !config.ImplicitTLS {
+		s.tls = config.TLS
+	} else {
 		listener = tls.NewListener(listener, config.TLS)
 	}
 	s.closed.Go(func() {
@@ -89,8 +91,11 @@ func Listen(config Config) (*Server, error) {
 // Addr is host:port of the server.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close ends the server and cuts all connections. The mails stay readable.
-func (s *Server) Close() error {
+// Close ends the server and cuts all connections. The mails stay readable. It
+// may be called again, and gives the same error.
+func (s *Server) Close() error { return s.close() }
+
+func (s *Server) end() error {
 	close(s.closing)
 	err := s.smtp.Close()
 	_ = s.listener.Close() // which the SMTP server does not know of before it has begun to serve

@@ -20,11 +20,6 @@ type session struct {
 }
 
 func (s *Server) newSession(c *smtp.Conn) (smtp.Session, error) {
-	if fault, found := s.faults.find(EHLO); found {
-		if err, ok := s.act(fault, c.Conn()); !ok {
-			return nil, err
-		}
-	}
 	return &session{server: s, conn: c}, nil
 }
 

@@ -119,10 +119,7 @@ func parse(raw []byte) Mail {
 	m := Mail{Raw: bytes.Clone(raw)}
 	if parsed, err := mail.ReadMessage(bytes.NewReader(raw)); err == nil {
 		m.Header = parsed.Header
-		decoder := mime.WordDecoder{}
-		if m.Subject, err = decoder.DecodeHeader(parsed.Header.Get("Subject")); err != nil {
-			m.Subject = parsed.Header.Get("Subject")
-		}
+		m.Subject = decode(parsed.Header.Get("Subject"))
 		m.MessageID = strings.Trim(parsed.Header.Get("Message-Id"), "<> ")
 	}
 	entity, err := message.Read(bytes.NewReader(raw))
@@ -149,4 +146,14 @@ func parse(raw []byte) Mail {
 		return nil
 	})
 	return m
+}
+
+// decode makes the words of a header field readable (RFC 2047), or leaves them
+// as they are.
+func decode(field string) string {
+	decoder := mime.WordDecoder{CharsetReader: message.CharsetReader}
+	if decoded, err := decoder.DecodeHeader(field); err == nil {
+		return decoded
+	}
+	return field
 }
