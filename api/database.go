@@ -9,7 +9,40 @@ import (
 
 	"github.com/jackc/pgerrcode"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/mailcrane/mailcrane/outbox"
 )
+
+// commit runs a write that nothing cancels once it has begun: whoever goes away
+// after asking has still asked, and a commit that is cancelled while it waits for
+// a standby is visible here and missing there. An answer that takes longer than
+// writeTimeout is not waited for; the write goes on.
+func commit[T any](ctx context.Context, pool *pgxpool.Pool, write func(context.Context, outbox.Tx) (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	var none T
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
+	conn, err := pool.Acquire(patience)
+	if err != nil {
+		return none, err
+	}
+	done := make(chan result, 1)
+	go func() {
+		defer conn.Release()
+		value, err := write(context.WithoutCancel(ctx), conn)
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-patience.Done():
+		return none, patience.Err()
+	}
+}
 
 // unavailable says whether err means that the database cannot work now, so that
 // the same request may well succeed later.

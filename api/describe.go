@@ -45,6 +45,25 @@ func messageOperation() huma.Operation {
 		"With every attempt to hand it to the next hop.")
 }
 
+// releaseOperation describes POST /v1/messages/{id}/release.
+func releaseOperation() huma.Operation {
+	return decideOperation("releaseMessage", "/v1/messages/{id}/release", "Send a held message again",
+		"Its unknown outcomes so far count no longer. The recipient may get a second copy, under the same Message-ID.")
+}
+
+// markSentOperation describes POST /v1/messages/{id}/mark-sent.
+func markSentOperation() huma.Operation {
+	return decideOperation("markMessageSent", "/v1/messages/{id}/mark-sent", "Record that a held message did get through",
+		"For a message whose last outcome is unknown, once somebody has found out. It is not sent again.")
+}
+
+func decideOperation(id, path, summary, description string) huma.Operation {
+	op := lookOperation(id, path, "Messages", summary, description)
+	op.Method = http.MethodPost
+	op.Errors = append(op.Errors, http.StatusConflict)
+	return op
+}
+
 func lookOperation(id, path, tag, summary, description string) huma.Operation {
 	return huma.Operation{
 		OperationID:                  id,
@@ -76,7 +95,7 @@ func healthOperation(name, summary string, statuses ...int) huma.Operation {
 func describeAnswers(_ *huma.OpenAPI, op *huma.Operation) {
 	kinds := map[int]kind{}
 	for _, k := range []kind{
-		malformedBody, unauthorized, localOnly, notFound, slowBody, bodyTooLarge, wrongMediaType, invalidInput, internalError, databaseTrouble,
+		malformedBody, unauthorized, localOnly, notFound, notHeld, slowBody, bodyTooLarge, wrongMediaType, invalidInput, internalError, databaseTrouble,
 	} {
 		kinds[k.status] = k
 	}

@@ -72,16 +72,15 @@ type inviteReceipt struct {
 
 // invite writes an invitation and its message, or finds the one that there is.
 func (s *server) invite(ctx context.Context, in *inviteInput) (*inviteOutput, error) {
-	// Whoever goes away after asking has still asked. A write that was cut off
-	// in its commit could be visible here and missing on the standby.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
-	defer cancel()
-
 	invitation := in.invitation()
-	receipt, err := s.write(ctx, invitation)
+	receipt, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (outbox.Receipt, error) {
+		return write(ctx, tx, invitation)
+	})
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+	defer cancel()
 	out := &inviteOutput{
 		Location: "/v1/invitations/" + receipt.InvitationID,
 		Body: inviteReceipt{
@@ -106,9 +105,9 @@ func (s *server) invite(ctx context.Context, in *inviteInput) (*inviteOutput, er
 	return out, nil
 }
 
-func (s *server) write(ctx context.Context, invitation outbox.Invitation) (outbox.Receipt, error) {
+func write(ctx context.Context, tx outbox.Tx, invitation outbox.Invitation) (outbox.Receipt, error) {
 	for try := 1; ; try++ {
-		receipt, err := outbox.Invite(ctx, s.pool, invitation)
+		receipt, err := outbox.Invite(ctx, tx, invitation)
 		if err == nil || try == maxContended || !contended(err) {
 			return receipt, err
 		}

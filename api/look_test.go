@@ -33,6 +33,8 @@ func (s *service) relay() {
 		Senders:   map[string]outbox.Sender{"email": smtpLike{}},
 		AcceptURL: "https://example.com/join?token={token}",
 		Secret:    []byte("0123456789abcdef0123456789abcdef"),
+
+		AllowUnsafe: true,
 	})
 	if err != nil {
 		s.t.Fatal(err)

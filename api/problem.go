@@ -62,6 +62,8 @@ var (
 		"A page of another web site must not do this. Set MAILCRANE_API_TOKEN, and call from a server."}
 	notFound = kind{http.StatusNotFound, "not-found", "Not found",
 		"There is nothing with this id."}
+	notHeld = kind{http.StatusConflict, "not-held", "Message is not held",
+		"Only a held message waits for a decision, and only one with an unknown outcome can be marked as sent. Nothing was written."}
 	wrongMethod = kind{http.StatusMethodNotAllowed, "method-not-allowed", "Method not allowed",
 		"This path takes other methods."}
 	slowBody = kind{http.StatusRequestTimeout, "slow-body", "Body took too long",
@@ -114,6 +116,8 @@ func toProblem(err error) *problem {
 	switch {
 	case errors.Is(err, outbox.ErrNotFound):
 		return newProblem(notFound)
+	case errors.Is(err, outbox.ErrNotHeld):
+		return newProblem(notHeld)
 	case unstorable(err):
 		return newInputProblem(inputError{"body", "holds a value that the database cannot store, such as the character U+0000 or a number out of range"})
 	case unavailable(err):

@@ -22,6 +22,8 @@ func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
 	huma.Register(h, inviteOperation(), handle(s, s.invite))
 	huma.Register(h, invitationOperation(), handle(s, s.getInvitation))
 	huma.Register(h, messageOperation(), handle(s, s.getMessage))
+	huma.Register(h, releaseOperation(), handle(s, s.release))
+	huma.Register(h, markSentOperation(), handle(s, s.markSent))
 	huma.Register(h, healthOperation("livez", "Is the program alive?"), handle(s, s.live))
 	huma.Register(h, healthOperation("readyz", "Would requests and messages get through now?", http.StatusServiceUnavailable), handle(s, s.isReady))
 	registerDocs(mux)

@@ -20,27 +20,29 @@ func (t *try) close(reply Reply, sendErr error) error {
 	outcome := t.outcome(sendErr)
 	if errors.Is(sendErr, errLostRight) {
 		t.log(outcome, reply, sendErr)
-		return river.JobSnooze(time.Second) // nothing was written: whoever has the message now will see to it
+		return t.giveBack(time.Second) // nothing was written: whoever has the message now will see to it
 	}
+	backoff := t.relay.backoff(t.message.Attempt)
 	var mine bool
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		var err error
-		if mine, err = t.record(outcome, reply, sendErr); err == nil {
-			break
+	failed := false
+	err := t.insist(t.relay.abandoned, "outcome not recorded", func(ctx context.Context) (err error) {
+		if mine, err = t.record(ctx, outcome, reply, sendErr, backoff); err != nil && !failed {
+			failed = true
+			t.relay.unrecorded.Add(1)
 		}
-		t.relay.Logger.Error("outcome not recorded, will try again",
-			"message_id", t.messageID, "outcome", string(outcome), "error", err)
-		select {
-		case <-time.After(wait):
-		case <-t.relay.abandoned.Done():
-			return err
-		}
+		return err
+	})
+	if failed {
+		t.relay.unrecorded.Add(-1)
+	}
+	if err != nil {
+		return err
 	}
 	t.log(outcome, reply, sendErr)
-	if outcome == Accepted || outcome == Rejected && mine {
+	if outcome == Accepted || mine && (outcome == Rejected || t.panicked) {
 		return nil
 	}
-	return river.JobSnooze(t.relay.backoff(t.message.Attempt))
+	return river.JobSnooze(backoff)
 }
 
 // outcome asks, in this order: was it accepted? did the sender classify it? was
@@ -60,26 +62,29 @@ func (t *try) outcome(sendErr error) Outcome {
 //
 // The attempt's row may be there (handed over), may not be there (failed before)
 // or nobody may know (the handover's answer was lost): one statement for all.
-func (t *try) record(outcome Outcome, reply Reply, sendErr error) (mine bool, err error) {
-	ctx, cancel := context.WithTimeout(t.relay.abandoned, 30*time.Second)
-	defer cancel()
+func (t *try) record(ctx context.Context, outcome Outcome, reply Reply, sendErr error, backoff time.Duration) (mine bool, err error) {
+	verdict := string(outcome)
+	if t.panicked && outcome == Deferred {
+		verdict = "poison"
+	}
 	text := cmp.Or(reply.Text, cause(sendErr))
 	batch := &pgx.Batch{}
 	batch.Queue(durable)
 	batch.Queue(`
 		UPDATE mailcrane.message AS m
-		SET status = CASE $2 WHEN 'accepted' THEN 'sent' ELSE 'failed' END,
-		    reason = CASE $2 WHEN 'rejected' THEN $3 END,
-		    finished_at = now()
+		SET status = CASE $2 WHEN 'accepted' THEN 'sent' WHEN 'poison' THEN 'held' ELSE 'failed' END,
+		    reason = CASE WHEN $2 <> 'accepted' THEN $3 END,
+		    held_by = CASE $2 WHEN 'poison' THEN $2 END,
+		    finished_at = CASE WHEN $2 <> 'poison' THEN now() END
 		WHERE m.id = $1
 		  AND ($2 = 'accepted' AND m.status <> 'sent'
-		    OR $2 = 'rejected' AND m.status = 'queued' AND EXISTS (
+		    OR $2 IN ('rejected', 'poison') AND m.status = 'queued' AND EXISTS (
 			SELECT FROM mailcrane.river_job AS j
 			WHERE j.id = $4
 			  AND j.state = 'running'
 			  AND j.attempt = $5
 			  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $6))`,
-		t.messageID, string(outcome), reply.reason(text), t.job, t.jobAttempt, t.relay.instance.id)
+		t.messageID, verdict, reply.reason(text), t.job, t.jobAttempt, t.relay.instance.id)
 	batch.Queue(`
 		INSERT INTO mailcrane.attempt AS a (
 			message_id, number, job_id, instance_id, outcome, was_unknown, relay, code, enhanced_code, reply, began_at, finished_at)
@@ -97,12 +102,14 @@ func (t *try) record(outcome Outcome, reply Reply, sendErr error) (mine bool, er
 		  AND (a.outcome IS NULL OR a.outcome = 'unknown')`,
 		t.messageID, t.message.Attempt, t.job, t.relay.instance.id, string(outcome),
 		optional(reply.Relay), optional(reply.Code), optional(reply.Enhanced), text, time.Since(t.began))
-	if outcome == Accepted || outcome == Rejected {
-		batch.Queue(completeJob, t.job, t.jobAttempt, t.relay.instance.id).Exec(func(tag pgconn.CommandTag) error {
-			mine = tag.RowsAffected() == 1
-			return nil
-		})
+	end, arguments := completeJob, []any{t.job, t.jobAttempt, t.relay.instance.id}
+	if verdict == string(Deferred) || outcome == Unknown {
+		end, arguments = giveBackJob, append(arguments, backoff)
 	}
+	batch.Queue(end, arguments...).Exec(func(tag pgconn.CommandTag) error {
+		mine = tag.RowsAffected() == 1
+		return nil
+	})
 	return mine, t.relay.Pool.SendBatch(ctx, batch).Close()
 }
 

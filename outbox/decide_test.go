@@ -11,7 +11,6 @@ import (
 // attempt comes before any other reason, and only then may anything be settled.
 func TestDecide_appliesTheRulesInOrder(t *testing.T) {
 	t.Parallel()
-	config := RelayConfig{}.withDefaults()
 	all := loaded{Status: StatusQueued, OpenAttempt: 1, SuppressedFor: "bounced", Expired: true, TooOld: true, Unknown: 3}
 	for _, c := range []struct {
 		name       string
@@ -26,20 +25,43 @@ func TestDecide_appliesTheRulesInOrder(t *testing.T) {
 		{"revoked", func(l *loaded) { l.OpenAttempt, l.SuppressedFor = 0, "" }, "revoked", step{status: StatusCancelled}},
 		{"expired", func(l *loaded) { l.OpenAttempt, l.SuppressedFor = 0, "" }, "pending", step{status: StatusFailed}},
 		{"invitation expired", func(l *loaded) { *l = loaded{Status: StatusQueued} }, "expired", step{status: StatusFailed}},
-		{"too old", func(l *loaded) { *l = loaded{Status: StatusQueued, TooOld: true, Unknown: 3} }, "", step{status: StatusFailed}},
-		{"unknown too often", func(l *loaded) { *l = loaded{Status: StatusQueued, Unknown: 3} }, "", step{status: StatusHeld}},
-		{"unknown, one repeat left", func(l *loaded) { *l = loaded{Status: StatusQueued, Unknown: 2} }, "pending", step{}},
+		{"too old", func(l *loaded) { *l = loaded{Status: StatusQueued, TooOld: true, Attempts: 3, Unknown: 3} }, "", step{status: StatusFailed}},
+		{"too old, and never tried", func(l *loaded) { *l = loaded{Status: StatusQueued, TooOld: true} }, "", step{status: StatusHeld, heldBy: "relay"}},
+		{"unknown too often", func(l *loaded) { *l = loaded{Status: StatusQueued, Unknown: 3, AllowedUnknown: 2, HoldReason: "x"} }, "", step{status: StatusHeld, heldBy: "unknown"}},
+		{"unknown, one repeat left", func(l *loaded) { *l = loaded{Status: StatusQueued, Unknown: 2, AllowedUnknown: 2} }, "pending", step{}},
+		{"a hold", func(l *loaded) { *l = loaded{Status: StatusQueued, HoldReason: "x"} }, "pending", step{status: StatusHeld, heldBy: "hold"}},
 		{"nothing in the way", func(l *loaded) { *l = loaded{Status: StatusQueued} }, "", step{}},
 	} {
 		l := all
 		c.change(&l)
-		got := l.decide(c.invitation, config)
+		got := l.decide(c.invitation, 0)
 		if (got.reason != "") != (c.want.status != "") {
 			t.Errorf("%s: reason %q with status %q", c.name, got.reason, got.status)
 		}
 		got.reason = ""
 		if got != c.want {
 			t.Errorf("%s: got %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestDecide_holdsWhatDaemonsDieOf(t *testing.T) {
+	t.Parallel()
+	l := loaded{Status: StatusQueued}
+	if got := l.decide("", maxRescues-1); !got.goesOn() {
+		t.Errorf("too early: %+v", got)
+	}
+	if got := l.decide("", maxRescues); got.status != StatusHeld || got.heldBy != "poison" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestSkew_isWhatTheRoundTripDoesNotExplain(t *testing.T) {
+	t.Parallel()
+	begun := time.Now()
+	for now, want := range map[time.Duration]time.Duration{-time.Hour: -time.Hour, 0: 0, time.Second: 0, 3 * time.Second: 2 * time.Second} {
+		if got := skew(begun, begun.Add(time.Second), begun.Add(now).Round(0)); got != want {
+			t.Errorf("database at %s: skew %s, want %s", now, got, want)
 		}
 	}
 }

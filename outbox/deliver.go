@@ -2,9 +2,11 @@ package outbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -15,7 +17,7 @@ import (
 // It returns nil only when the message is finished and the job completed, or
 // needs no more work, because River marks the job of a nil completed whoever
 // runs it by then. Everything else is a snooze, which at worst wakes a job once
-// too often.
+// too often; what matters about it has been written before, by ourselves.
 type deliverWorker struct {
 	river.WorkerDefaults[deliverArgs]
 	relay *Relay
@@ -24,19 +26,34 @@ type deliverWorker struct {
 // Work implements river.Worker.
 func (w *deliverWorker) Work(ctx context.Context, job *river.Job[deliverArgs]) error {
 	r := w.relay
-	t := &try{relay: r, job: job.ID, jobAttempt: job.Attempt, messageID: job.Args.MessageID}
+	r.inHand.add(job.ID, 1)
+	defer r.inHand.add(job.ID, -1)
+	t := &try{relay: r, job: job.ID, jobAttempt: job.Attempt, messageID: job.Args.MessageID, rescues: rescuesIn(job.Metadata)}
 	next, err := t.open(ctx)
 	if err != nil {
-		return fmt.Errorf("open attempt on message %s: %w", t.messageID, err)
+		r.Logger.Error("attempt not opened, will try again", "message_id", t.messageID, "error", err)
+		return t.giveBack(time.Second + rand.N(2*time.Second))
 	}
-	if !next.goesOn() {
-		return next.asJobResult()
+	switch {
+	case next.wait > 0:
+		return t.giveBack(next.wait)
+	case !next.goesOn():
+		return nil
 	}
 	reply, sendErr := t.send()
-	if t.putBack(sendErr) {
-		return river.JobSnooze(0)
+	if wait, ok := t.untried(sendErr); ok {
+		return t.giveBack(wait)
 	}
 	return t.close(reply, sendErr)
+}
+
+// rescuesIn reads how often the job was taken from a daemon that had died.
+func rescuesIn(metadata []byte) int {
+	var m struct {
+		Rescues int `json:"rescues"`
+	}
+	_ = json.Unmarshal(metadata, &m) // what somebody else wrote there is none
+	return m.Rescues
 }
 
 // try is one attempt on one message: what the job brought, what open loaded and
@@ -47,11 +64,14 @@ type try struct {
 	jobAttempt int   // that job's own count, which River may give back
 	messageID  string
 	message    *Message
+	rescues    int    // how often a daemon died with it in hand
+	allowed    int    // unknown outcomes that it may have behind it
 	noLink     bool   // an invitation that nobody can accept
 	tokenHash  []byte // of the token in the link, if we made one
 	began      time.Time
 
 	handoverBegun bool // the open attempt may be in the database
+	panicked      bool // before that, the sender did
 	handedOver    bool // past the point of no return: from here on, no answer means unknown
 }
 
@@ -60,6 +80,7 @@ type try struct {
 func (t *try) send() (reply Reply, err error) {
 	defer func() {
 		if p := recover(); p != nil {
+			t.panicked = !t.handoverBegun
 			err = fmt.Errorf("the sender panicked: %v", p)
 			if t.handedOver {
 				err = &SendError{Outcome: Unknown, Err: err}
@@ -77,10 +98,50 @@ func (t *try) send() (reply Reply, err error) {
 	return sender.Send(t.relay.stopping, t.message, t.handover)
 }
 
-// putBack says whether the relay stopped before anything was handed over: that
-// is no attempt, and leaves no trace.
-func (t *try) putBack(sendErr error) bool {
-	return sendErr != nil && !t.handoverBegun && t.relay.stopping.Err() != nil && OutcomeOf(sendErr) == Deferred
+// untried says whether the message comes back without an attempt on record, and
+// when: nothing was handed over, because the relay stops or the sender did not try.
+func (t *try) untried(sendErr error) (wait time.Duration, ok bool) {
+	if sendErr == nil || t.handoverBegun || OutcomeOf(sendErr) != Deferred {
+		return 0, false
+	}
+	if t.relay.stopping.Err() != nil {
+		return 0, true
+	}
+	if unavailable, is := errors.AsType[*Unavailable](sendErr); is {
+		t.relay.Logger.Debug("not tried", "message_id", t.messageID, "error", unavailable.Err)
+		wait := max(unavailable.RetryAfter, time.Second)
+		return wait + rand.N(wait/2), true
+	}
+	return 0, false
+}
+
+// giveBack puts the job back into the queue, if it is still the one in hand. It
+// does not leave that to River, which gives up when the database is away for long.
+func (t *try) giveBack(wait time.Duration) error {
+	err := t.insist(t.relay.stopping, "job not given back", func(ctx context.Context) error {
+		_, err := t.relay.Pool.Exec(ctx, giveBackJob, t.job, t.jobAttempt, t.relay.instance.id, wait)
+		return err
+	})
+	return errors.Join(err, river.JobSnooze(wait))
+}
+
+// insist repeats what has to be written until the database takes it, or until
+// nobody can wait any longer; once in any case.
+func (t *try) insist(until context.Context, complaint string, write func(context.Context) error) error {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		ctx, cancel := context.WithTimeout(t.relay.abandoned, 30*time.Second)
+		err := write(ctx)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		t.relay.Logger.Error(complaint+", will try again", "message_id", t.messageID, "error", err)
+		select {
+		case <-time.After(pause):
+		case <-until.Done():
+			return err
+		}
+	}
 }
 
 // log reports a finished attempt, in the words of the table's columns.

@@ -58,7 +58,7 @@
 //
 //   - R1: a message that was accepted, or is finished otherwise, is not sent.
 //   - R2: an open attempt of a live daemon is left alone; that of a dead one
-//     becomes unknown, and the message is repeated MaxUnknown times at most,
+//     becomes unknown, and the message is repeated as often as its policy allows,
 //     then held.
 //   - R3: the handover checks all of it again, under a lock on the message,
 //     together with the lease of this daemon and its claim on the job. A unique

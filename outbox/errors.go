@@ -45,11 +45,7 @@ const invalidParameter = "22023"
 // asInputError turns the database's refusal into an [*InputError] and leaves
 // any other error as it is.
 func asInputError(err error) error {
-	state, ok := errors.AsType[interface {
-		error
-		SQLState() string
-	}](err)
-	if !ok || state.SQLState() != invalidParameter {
+	if sqlState(err) != invalidParameter {
 		return err
 	}
 	input := &InputError{}
@@ -60,6 +56,17 @@ func asInputError(err error) error {
 		}
 	}
 	// Another driver, which keeps the detail to itself.
-	input.Problems = []Problem{{Field: "input", Problem: state.Error()}}
+	input.Problems = []Problem{{Field: "input", Problem: err.Error()}}
 	return input
+}
+
+// sqlState is the SQLSTATE of an error of the database, whatever the driver.
+func sqlState(err error) string {
+	if state, ok := errors.AsType[interface {
+		error
+		SQLState() string
+	}](err); ok {
+		return state.SQLState()
+	}
+	return ""
 }

@@ -23,6 +23,19 @@ const completeJob = `
 	  AND attempt = $2
 	  AND attempted_by[array_upper(attempted_by, 1)] = $3`
 
+// giveBackJob puts the job back into the queue for later, if it still is the one
+// in hand. The attempt is given back too, as River does: its numbers are finite.
+const giveBackJob = `
+	UPDATE mailcrane.river_job
+	SET state = CASE WHEN $4::interval > interval '0' THEN 'scheduled' ELSE 'available' END::mailcrane.river_job_state,
+	    scheduled_at = clock_timestamp() + $4::interval,
+	    attempt = greatest(attempt - 1, 0),
+	    metadata = jsonb_set(metadata, '{snoozes}', to_jsonb(coalesce((metadata ->> 'snoozes')::integer, 0) + 1))
+	WHERE id = $1
+	  AND state = 'running'
+	  AND attempt = $2
+	  AND attempted_by[array_upper(attempted_by, 1)] = $3`
+
 // handover is the point of no return (R3): one transaction, which the caller's
 // context cannot cancel, that checks the right to send once more and writes the
 // open attempt. It fails if anything has changed since open; then nothing may
@@ -45,11 +58,17 @@ func (t *try) handover(ctx context.Context, relay string) error {
 	batch.Queue(`SELECT FROM mailcrane.message WHERE id = $1 FOR NO KEY UPDATE`, t.messageID)
 	inserted := int64(0)
 	batch.Queue(`
-		INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, relay)
-		SELECT m.id, $2::integer, $3::bigint, $4::uuid, $5::text
+		INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, relay, allowed_unknown)
+		SELECT m.id, $2::integer, $3::bigint, $4::uuid, $5::text, $7::integer
 		FROM mailcrane.message AS m
 		WHERE m.id = $1
 		  AND m.status = 'queued'
+		  AND coalesce(m.expires_at > clock_timestamp(), true)
+		  AND mailcrane.held_because(m.tenant, m.template) IS NULL
+		  AND NOT EXISTS (
+			SELECT FROM mailcrane.suppression AS s WHERE s.tenant = m.tenant AND s.address = lower(m.recipient))
+		  AND NOT EXISTS (
+			SELECT FROM mailcrane.invitation AS i WHERE i.id = m.invitation_id AND i.status <> 'pending')
 		  AND NOT EXISTS (
 			SELECT FROM mailcrane.attempt AS a
 			WHERE a.message_id = m.id AND (a.outcome = 'accepted' OR a.outcome IS NULL))
@@ -62,7 +81,7 @@ func (t *try) handover(ctx context.Context, relay string) error {
 			  AND j.state = 'running'
 			  AND j.attempt = $6
 			  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $4::uuid::text)`,
-		t.messageID, t.message.Attempt, t.job, i.id, relay, t.jobAttempt, t.relay.MaxUnknown).
+		t.messageID, t.message.Attempt, t.job, i.id, relay, t.jobAttempt, t.allowed).
 		Exec(func(tag pgconn.CommandTag) error {
 			inserted = tag.RowsAffected()
 			return nil

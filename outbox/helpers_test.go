@@ -74,6 +74,9 @@ func startRelay(t *testing.T, pool *pgxpool.Pool, sender outbox.Sender, change .
 		RetryMax:  100 * time.Millisecond,
 		AcceptURL: "https://app.example/join?token={token}",
 		Secret:    []byte("a secret that is long enough to be one"),
+		Lease:     2 * time.Second,
+
+		AllowUnsafe: true, // the tests' server has fsync off
 	}
 	for _, c := range change {
 		c(&config)

@@ -2,38 +2,65 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
+
+// maxSkew is how far our clock and the database's may be apart.
+const maxSkew = 2 * time.Second
 
 // instance is this daemon in the eyes of the others: live while its heartbeat,
 // by the database's clock, is younger than its lease.
 type instance struct {
-	id        string
-	name      string
-	version   string
-	pool      *pgxpool.Pool
-	heartbeat time.Duration
-	lease     time.Duration
-	logger    *slog.Logger
-	renewed   atomic.Pointer[time.Time] // when the last successful heartbeat was begun
+	id           string
+	name         string
+	version      string
+	installation string
+	pool         *pgxpool.Pool
+	heartbeat    time.Duration
+	lease        time.Duration
+	logger       *slog.Logger
+	last         atomic.Pointer[beat] // the last one that succeeded
+	steadySince  atomic.Pointer[time.Time]
+}
+
+// beat is what a heartbeat has told us.
+type beat struct {
+	begun time.Time     // before the statement, so that a slow answer makes the lease shorter, never longer
+	count int64         // heartbeats so far, by the database's reckoning
+	skew  time.Duration // by which the database's clock is ahead of ours
+	guard string        // why this copy of the database must not be sent from, or empty
+	hold  string        // why nothing at all is sent, or empty
 }
 
 // register writes the first heartbeat of a new instance. Its id is also the name
 // of its River client, so that a running job tells who runs it.
 func register(ctx context.Context, c RelayConfig) (*instance, error) {
 	i := &instance{
-		name: c.Name, version: c.Version, pool: c.Pool, heartbeat: c.Heartbeat, lease: c.Lease, logger: c.Logger,
+		name: c.Name, version: c.Version, installation: c.Installation, pool: c.Pool,
+		heartbeat: c.Heartbeat, lease: c.Lease, logger: c.Logger,
 	}
-	if err := c.Pool.QueryRow(ctx, `SELECT mailcrane.uuid_v7()::text`).Scan(&i.id); err != nil {
+	var fsync string
+	if err := c.Pool.QueryRow(ctx, `SELECT mailcrane.uuid_v7()::text, current_setting('fsync')`).Scan(&i.id, &fsync); err != nil {
 		return nil, fmt.Errorf("register instance: %w", err)
+	}
+	if fsync != "on" && !c.AllowUnsafe {
+		return nil, errors.New("the database runs with fsync=off: after a crash it would have forgotten what was sent; set fsync=on")
 	}
 	if err := i.beat(ctx); err != nil {
 		return nil, fmt.Errorf("register instance: %w", err)
+	}
+	if err := i.clockError(); err != nil {
+		return nil, errors.Join(err, i.deregister(ctx))
+	}
+	if err := i.heldBack(); err != nil {
+		i.logger.Warn("nothing is sent", "reason", err.Error())
 	}
 	_, err := c.Pool.Exec(ctx, `
 		DELETE FROM mailcrane.instance AS n
@@ -45,23 +72,59 @@ func register(ctx context.Context, c RelayConfig) (*instance, error) {
 	return i, nil
 }
 
-// beat proves that this daemon lives. The time counts from before the statement,
-// so that a slow answer makes the lease shorter, never longer.
+// wentBack is why everything is held once committed data were found to be lost.
+const wentBack = `the database went back in time: it was restored from a backup, or a standby was promoted that lacked the last transactions`
+
+// beat proves that this daemon lives, and learns whether it may go on. A
+// heartbeat that was committed and is gone means that other things are gone too,
+// perhaps the record of what was sent: then everything is held for a human.
 func (i *instance) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, i.lease)
 	defer cancel()
-	began := time.Now()
-	_, err := i.pool.Exec(ctx, `
-		INSERT INTO mailcrane.instance (id, name, version, lease)
+	b := beat{begun: time.Now()}
+	known := int64(0)
+	if last := i.last.Load(); last != nil {
+		known = last.count
+	}
+	var now time.Time
+	const continued = `EXISTS (SELECT FROM mailcrane.instance AS n WHERE n.id = $1 AND n.beats > $2)`
+	batch := &pgx.Batch{}
+	batch.Queue(durable)
+	batch.Queue(`
+		INSERT INTO mailcrane.instance AS n (id, name, version, lease)
 		VALUES ($1, $2, $3, $4)
 		ON CONFLICT (id) DO UPDATE
-		SET heartbeat_at = clock_timestamp(), stopped_at = NULL`,
-		i.id, i.name, i.version, i.lease)
-	if err != nil {
+		SET heartbeat_at = clock_timestamp(), stopped_at = NULL, beats = n.beats + 1
+		RETURNING n.beats, clock_timestamp()`,
+		i.id, i.name, i.version, i.lease).QueryRow(func(row pgx.Row) error { return row.Scan(&b.count, &now) })
+	batch.Queue(`SELECT mailcrane.hold(reason => $3::text) WHERE $2::bigint > 0 AND NOT `+continued, i.id, known, wentBack)
+	batch.Queue(`
+		SELECT coalesce(mailcrane.guard($3, $2::bigint > 0 AND `+continued+`), ''),
+		       coalesce((SELECT h.reason FROM mailcrane.hold AS h WHERE h.tenant = '*' AND h.template = '*'), '')`,
+		i.id, known, optional(i.installation)).QueryRow(func(row pgx.Row) error { return row.Scan(&b.guard, &b.hold) })
+	if err := i.pool.SendBatch(ctx, batch).Close(); err != nil {
+		i.steadySince.Store(nil)
 		return fmt.Errorf("heartbeat: %w", err)
 	}
-	i.renewed.Store(&began)
+	b.skew = skew(b.begun, time.Now(), now)
+	if previous := i.last.Load(); previous == nil || b.begun.Sub(previous.begun) > i.lease || i.steadySince.Load() == nil {
+		i.steadySince.Store(&b.begun)
+	}
+	i.last.Store(&b)
 	return nil
+}
+
+// skew is by how much the time now, read by the database between begun and ended,
+// cannot be explained.
+func skew(begun, ended, now time.Time) time.Duration {
+	switch {
+	case now.Before(begun):
+		return now.Sub(begun.Round(0))
+	case now.After(ended):
+		return now.Sub(ended.Round(0))
+	default:
+		return 0
+	}
 }
 
 // keepAlive beats until ctx ends.
@@ -78,12 +141,43 @@ func (i *instance) keepAlive(ctx context.Context) {
 // virtual machine is suspended, and the wall clock, which may be set: either
 // one alone can be fooled.
 func (i *instance) trusted() error {
-	renewed := *i.renewed.Load()
+	begun := i.last.Load().begun
 	limit := i.lease * 4 / 5
-	if elapsed := max(time.Since(renewed), time.Now().Round(0).Sub(renewed.Round(0))); elapsed > limit {
+	if elapsed := max(time.Since(begun), time.Now().Round(0).Sub(begun.Round(0))); elapsed > limit {
 		return fmt.Errorf("the last heartbeat is %s old, too old to send anything", elapsed.Round(time.Millisecond))
 	}
+	return i.clockError()
+}
+
+func (i *instance) clockError() error {
+	if skew := i.last.Load().skew; skew.Abs() > maxSkew {
+		return fmt.Errorf("the clock of the database is %s ahead of ours, and at most %s either way will do: set both by NTP", skew.Round(time.Millisecond), maxSkew)
+	}
 	return nil
+}
+
+// heldBack says why nothing at all is sent, if that is so.
+func (i *instance) heldBack() error {
+	last := i.last.Load()
+	switch {
+	case last.guard != "":
+		return fmt.Errorf("on hold: %s; `mailcrane adopt` shows what would be sent, and releases it", last.guard)
+	case last.hold != "":
+		return fmt.Errorf("on hold: %s; `mailcrane release` releases it", last.hold)
+	default:
+		return nil
+	}
+}
+
+// copied says whether this is a copy of the database that is not to be touched.
+func (i *instance) copied() bool { return i.last.Load().guard != "" }
+
+// steady says whether our heartbeats have come through for a whole lease. Before
+// that nobody may be taken for dead: after an outage of the database all
+// heartbeats are old, and those who live need a moment to say so.
+func (i *instance) steady() bool {
+	since := i.steadySince.Load()
+	return since != nil && time.Since(*since) > i.lease && i.trusted() == nil
 }
 
 // deregister says good-bye, so that nobody waits for the lease to run out.
@@ -93,45 +187,4 @@ func (i *instance) deregister(ctx context.Context) error {
 		return fmt.Errorf("deregister instance: %w", err)
 	}
 	return nil
-}
-
-// reap gives the running jobs of dead daemons back to the queue, until ctx ends.
-// Every daemon does it: there is no leader to wait for.
-func (r *Relay) reap(ctx context.Context) {
-	every(ctx, min(time.Second, r.Lease/2), func() {
-		tag, err := r.Pool.Exec(ctx, `
-			UPDATE mailcrane.river_job
-			SET state = 'available', scheduled_at = now()
-			WHERE id IN (
-				SELECT j.id
-				FROM mailcrane.river_job AS j
-				WHERE j.state = 'running'
-				  AND j.kind = 'deliver'
-				  AND NOT EXISTS (
-					SELECT FROM mailcrane.instance AS n
-					WHERE n.id::text = j.attempted_by[array_upper(j.attempted_by, 1)]
-					  AND mailcrane.instance_is_live(n))
-				LIMIT 1000
-				FOR UPDATE SKIP LOCKED)`)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			r.Logger.Error("reaper failed", "error", err)
-		case err == nil && tag.RowsAffected() > 0:
-			r.Logger.Warn("jobs of dead daemons given back to the queue", "jobs", tag.RowsAffected())
-		}
-	})
-}
-
-// every calls do at the given interval until ctx ends.
-func every(ctx context.Context, interval time.Duration, do func()) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			do()
-		}
-	}
 }

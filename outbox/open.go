@@ -9,27 +9,19 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/riverqueue/river"
 )
 
 // step is what open decides to do next with a message.
 type step struct {
 	status Status        // finish with this status, if not empty
 	reason string        // and this reason
+	heldBy string        // and this cause, if it is held
 	wait   time.Duration // come back after this, if above zero
 	drop   bool          // nothing to do: the message is finished already
 }
 
 // goesOn says whether the message may be sent: there is nothing else to do.
 func (s step) goesOn() bool { return s == step{} }
-
-// asJobResult is what a worker returns for a step that does not go on.
-func (s step) asJobResult() error {
-	if s.wait > 0 {
-		return river.JobSnooze(s.wait)
-	}
-	return nil
-}
 
 // loaded is a message with all that decides whether it may be sent.
 type loaded struct {
@@ -38,9 +30,12 @@ type loaded struct {
 	HeaderMessageID                              string
 	Due                                          time.Time
 	Expired, TooOld                              bool
+	GiveUpAfter                                  string // as PostgreSQL writes it
 	Data                                         []byte // of the message
 	Invitation                                   []byte // the invitation as a JSON object, null without one
 	SuppressedFor                                string // reason
+	HoldReason                                   string // why nothing is sent for its tenant or template
+	AllowedUnknown                               int    // attempts that may be unknown before it is held
 	Attempts                                     int    // highest number so far
 	Unknown                                      int    // attempts that were ever unknown
 	LastReply                                    string
@@ -58,22 +53,26 @@ func (t *try) open(ctx context.Context) (step, error) {
 	if err != nil {
 		return step{}, err
 	}
-	if l.OpenAttempt > 0 && !l.OpenIsLive {
-		if err := t.closeDead(ctx, l.OpenAttempt); err != nil {
+	if l.OpenAttempt > 0 && !l.OpenIsLive && t.relay.instance.steady() {
+		closed, err := t.closeDead(ctx, l.OpenAttempt)
+		if err != nil {
 			return step{}, err
 		}
-		l.OpenAttempt = 0
-		l.Unknown++
+		if closed {
+			l.OpenAttempt = 0
+			l.Unknown++
+		}
 	}
 	invitation := invitationFields{}
 	if err := json.Unmarshal(l.Invitation, &invitation); err != nil {
 		return step{}, fmt.Errorf("read invitation: %w", err)
 	}
-	next := l.decide(invitation.Status, t.relay.RelayConfig)
+	next := l.decide(invitation.Status, t.rescues)
 	if next.status != "" {
 		return next, t.finish(ctx, next)
 	}
 	if next.goesOn() {
+		t.allowed = l.AllowedUnknown
 		err = t.prepare(l, invitation)
 	}
 	return next, err
@@ -81,7 +80,7 @@ func (t *try) open(ctx context.Context) (step, error) {
 
 // decide applies the rules, in this order, to a message whose dead attempts are
 // closed.
-func (l loaded) decide(invitationStatus string, c RelayConfig) step {
+func (l loaded) decide(invitationStatus string, rescues int) step {
 	switch {
 	case l.Status != StatusQueued: // R1: finished, or in a human's hands
 		return step{drop: true}
@@ -93,10 +92,16 @@ func (l loaded) decide(invitationStatus string, c RelayConfig) step {
 		return step{status: StatusCancelled, reason: "the invitation was " + invitationStatus + " before the message was sent"}
 	case l.Expired || invitationStatus == "expired":
 		return step{status: StatusFailed, reason: withLastReply("expired before it could be sent", l.LastReply)}
+	case l.TooOld && l.Attempts == 0: // which says nothing about the message
+		return step{status: StatusHeld, heldBy: "relay", reason: "no relay was there for it within " + l.GiveUpAfter}
 	case l.TooOld:
-		return step{status: StatusFailed, reason: withLastReply(fmt.Sprintf("given up after %s", c.GiveUpAfter), l.LastReply)}
-	case l.Unknown > c.MaxUnknown: // R2: repeated as often as allowed
-		return step{status: StatusHeld, reason: fmt.Sprintf("the outcome of %d attempts is unknown", l.Unknown)}
+		return step{status: StatusFailed, reason: withLastReply("given up after "+l.GiveUpAfter, l.LastReply)}
+	case l.Unknown > l.AllowedUnknown: // R2: repeated as often as allowed
+		return step{status: StatusHeld, heldBy: "unknown", reason: fmt.Sprintf("the outcome of %d attempts is unknown", l.Unknown)}
+	case rescues >= maxRescues:
+		return step{status: StatusHeld, heldBy: "poison", reason: fmt.Sprintf("%d times the daemon died that had it in hand", rescues)}
+	case l.HoldReason != "":
+		return step{status: StatusHeld, heldBy: "hold", reason: "on hold: " + l.HoldReason}
 	default:
 		return step{}
 	}
@@ -116,7 +121,10 @@ func (t *try) load(ctx context.Context) (loaded, error) {
 		       coalesce(m.header_message_id, '') AS header_message_id,
 		       greatest(m.created_at, m.send_after) AS due,
 		       coalesce(m.expires_at <= clock_timestamp(), false) AS expired,
-		       greatest(m.created_at, m.send_after) < clock_timestamp() - $2::interval AS too_old,
+		       greatest(m.created_at, m.send_after) < clock_timestamp() - p.give_up_after AS too_old,
+		       p.give_up_after::text AS give_up_after,
+		       coalesce(mailcrane.held_because(m.tenant, m.template), '') AS hold_reason,
+		       m.forgiven + CASE p.on_unknown WHEN 'hold' THEN 0 ELSE p.max_unknown END AS allowed_unknown,
 		       m.data,
 		       coalesce(to_jsonb(i), 'null') AS invitation,
 		       coalesce(s.reason, '') AS suppressed_for,
@@ -126,6 +134,7 @@ func (t *try) load(ctx context.Context) (loaded, error) {
 		       coalesce(o.number, 0) AS open_attempt,
 		       coalesce(mailcrane.instance_is_live(n), false) AS open_is_live
 		FROM mailcrane.message AS m
+		CROSS JOIN LATERAL mailcrane.policy_for(m.tenant, m.template) AS p
 		LEFT JOIN mailcrane.invitation AS i ON i.id = m.invitation_id
 		LEFT JOIN mailcrane.suppression AS s ON s.tenant = m.tenant AND s.address = lower(m.recipient)
 		LEFT JOIN mailcrane.attempt AS o ON o.message_id = m.id AND o.outcome IS NULL
@@ -138,7 +147,7 @@ func (t *try) load(ctx context.Context) (loaded, error) {
 			WHERE a.message_id = m.id
 		) AS past
 		WHERE m.id = $1`,
-		t.messageID, t.relay.GiveUpAfter)
+		t.messageID)
 	if err != nil {
 		return loaded{}, err
 	}
@@ -147,21 +156,22 @@ func (t *try) load(ctx context.Context) (loaded, error) {
 
 // closeDead records that nobody knows what became of the open attempt of a
 // daemon that is no more (R2). Its row may have been closed meanwhile.
-func (t *try) closeDead(ctx context.Context, number int) error {
-	_, err := t.relay.Pool.Exec(ctx, `
+func (t *try) closeDead(ctx context.Context, number int) (closed bool, err error) {
+	tag, err := t.relay.Pool.Exec(ctx, `
 		UPDATE mailcrane.attempt AS a
 		SET outcome = 'unknown', was_unknown = true, finished_at = clock_timestamp(),
 		    reply = 'the daemon died before the answer came'
-		WHERE a.message_id = $1
-		  AND a.number = $2
+		WHERE a.message_id = $2
+		  AND a.number = $3
 		  AND a.outcome IS NULL
+		  AND `+clocksAgree+`
 		  AND NOT EXISTS (
 			SELECT FROM mailcrane.instance AS n WHERE n.id = a.instance_id AND mailcrane.instance_is_live(n))`,
-		t.messageID, number)
+		time.Now(), t.messageID, number)
 	if err != nil {
-		return fmt.Errorf("close attempt %d of a dead daemon: %w", number, err)
+		return false, fmt.Errorf("close attempt %d of a dead daemon: %w", number, err)
 	}
-	return nil
+	return tag.RowsAffected() > 0, nil
 }
 
 // finish ends a message that is not to be sent, together with its job.
@@ -170,9 +180,9 @@ func (t *try) finish(ctx context.Context, s step) error {
 	batch.Queue(durable)
 	batch.Queue(`
 		UPDATE mailcrane.message
-		SET status = $2, reason = $3, finished_at = CASE WHEN $2 <> 'held' THEN clock_timestamp() END
+		SET status = $2, reason = $3, held_by = $4, finished_at = CASE WHEN $2 <> 'held' THEN clock_timestamp() END
 		WHERE id = $1 AND status = 'queued'`,
-		t.messageID, string(s.status), s.reason)
+		t.messageID, string(s.status), s.reason, optional(s.heldBy))
 	batch.Queue(completeJob, t.job, t.jobAttempt, t.relay.instance.id)
 	if err := t.relay.Pool.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("finish as %s: %w", s.status, err)

@@ -299,7 +299,7 @@ func TestRelay_stopPutsBackWhatWasNotHandedOverAndWaitsForTheRest(t *testing.T) 
 			return h.accept(m), nil
 		},
 	}
-	config := outbox.RelayConfig{Pool: pool, Senders: map[string]outbox.Sender{"email": h}, AcceptURL: "https://x/{token}", Secret: []byte("s")}
+	config := outbox.RelayConfig{Pool: pool, Senders: map[string]outbox.Sender{"email": h}, AcceptURL: "https://x/{token}", Secret: []byte("s"), AllowUnsafe: true}
 	relay, err := outbox.NewRelay(config)
 	if err != nil {
 		t.Fatal(err)

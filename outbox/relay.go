@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,10 +29,8 @@ type RelayConfig struct {
 	Workers  int  // messages in hand at a time; default 50
 	PollOnly bool // do not LISTEN, as behind a pooler in transaction mode
 
-	RetryMin    time.Duration // wait after the first deferred attempt; default 30 s
-	RetryMax    time.Duration // longest wait between attempts; default 2 h
-	GiveUpAfter time.Duration // age at which a message fails; default 5 days
-	MaxUnknown  int           // repeats after an unknown outcome; default 2, negative for none
+	RetryMin time.Duration // wait after the first deferred attempt; default 30 s
+	RetryMax time.Duration // longest wait between attempts; default 2 h
 
 	// AcceptURL is the web address that an invitation without a link of its own
 	// points to; "{token}" in it becomes a token made with Secret. Without both,
@@ -43,7 +42,16 @@ type RelayConfig struct {
 	// (RFC 5322 section 3.6.4); default "localhost".
 	MessageIDDomain string
 
-	Heartbeat time.Duration // how often this daemon proves that it lives; default 2 s
+	// Installation names the installation whose database this is. A relay of
+	// another one sends nothing, so that a copy of the database does not mail the
+	// same people; see the SQL function mailcrane.adopt.
+	Installation string
+
+	// AllowUnsafe accepts a database that runs with fsync off, which may forget
+	// after a crash what was sent: for tests.
+	AllowUnsafe bool
+
+	Heartbeat time.Duration // how often this daemon proves that it lives; default Lease / 5
 	Lease     time.Duration // how long each proof counts; default 10 s
 }
 
@@ -54,11 +62,9 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	c.Workers = cmp.Or(c.Workers, 50)
 	c.RetryMin = cmp.Or(c.RetryMin, 30*time.Second)
 	c.RetryMax = cmp.Or(c.RetryMax, 2*time.Hour)
-	c.GiveUpAfter = cmp.Or(c.GiveUpAfter, 5*24*time.Hour)
-	c.MaxUnknown = max(0, cmp.Or(c.MaxUnknown, 2))
 	c.MessageIDDomain = cmp.Or(c.MessageIDDomain, "localhost")
-	c.Heartbeat = cmp.Or(c.Heartbeat, 2*time.Second)
 	c.Lease = cmp.Or(c.Lease, 10*time.Second)
+	c.Heartbeat = cmp.Or(c.Heartbeat, c.Lease/5)
 	return c
 }
 
@@ -66,8 +72,10 @@ func (c RelayConfig) withDefaults() RelayConfig {
 // to the [Sender] of its channel and record what became of it.
 type Relay struct {
 	RelayConfig
-	client   *river.Client[pgx.Tx]
-	instance *instance
+	instance   *instance
+	claims     claims
+	inHand     inHand
+	unrecorded atomic.Int32 // outcomes that the database did not take yet
 
 	// stopping ends when Stop begins: messages not yet handed over are put
 	// back. abandoned ends when Stop's patience does.
@@ -133,25 +141,27 @@ func (retrySoon) NextRetry(*rivertype.JobRow) time.Time {
 
 // Start registers this daemon as a live instance and begins to work until
 // [Relay.Stop]. The schema must be there. A relay is started once.
+//
+// It refuses a database with fsync off, or whose clock differs from ours by more
+// than two seconds. While a hold covers everything, or the database is a copy that
+// nobody has adopted, it starts and waits; [Relay.Ready] says for what.
 func (r *Relay) Start(ctx context.Context) error {
 	i, err := register(ctx, r.RelayConfig)
 	if err != nil {
 		return fmt.Errorf("start relay: %w", err)
 	}
 	r.instance = i
-	client, err := r.newClient()
-	if err == nil {
-		err = client.Start(context.WithoutCancel(ctx))
+	if err := r.mayClaim(); err == nil {
+		err = r.claim()
+		if err != nil {
+			return fmt.Errorf("start relay: %w", errors.Join(err, i.deregister(ctx)))
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("start relay: %w", errors.Join(err, i.deregister(ctx)))
-	}
-	r.client = client
 	life, end := context.WithCancel(context.Background())
 	r.background.Go(func() { i.keepAlive(life) })
-	r.background.Go(func() { r.reap(life) })
+	r.background.Go(func() { r.upkeep(life) })
 	r.background.Go(func() { // life ends after the last worker
-		<-client.Stopped()
+		r.supervise()
 		end()
 	})
 	return nil
@@ -161,27 +171,32 @@ func (r *Relay) Start(ctx context.Context) error {
 // go back to the queue, and those that were are waited for until the next hop
 // has answered. When ctx ends first, what is still open becomes unknown.
 func (r *Relay) Stop(ctx context.Context) error {
-	if r.client == nil {
+	if r.instance == nil {
 		return nil
 	}
 	r.stop()
 	defer r.abandon()
-	if err := r.client.Stop(ctx); err != nil {
+	ended := make(chan struct{})
+	go func() {
+		r.background.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return r.instance.deregister(ctx)
+	case <-ctx.Done():
 		r.abandon()
-		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		return fmt.Errorf("stop relay: %w", errors.Join(err, r.client.StopAndCancel(patience)))
+		return fmt.Errorf("stop relay: %w", errors.Join(ctx.Err(), r.claims.cancel(context.WithoutCancel(ctx))))
 	}
-	r.background.Wait()
-	return r.instance.deregister(ctx)
 }
 
-// Ready says whether this relay may send: it is started and its lease is fresh.
+// Ready says whether this relay may send: it is started, its lease is fresh, and
+// nothing holds it back.
 func (r *Relay) Ready() error {
-	if r.client == nil {
+	if r.instance == nil {
 		return errors.New("relay: not started")
 	}
-	return r.instance.trusted()
+	return r.mayClaim()
 }
 
 // backoff is the wait after the given number of attempts: doubling from RetryMin

@@ -15,7 +15,8 @@ import (
 // and the Sender waits for the answer within its own deadline.
 //
 // A nil error means that the next hop has accepted responsibility. Any other
-// error is [Deferred], unless it is or wraps a [*SendError] that says otherwise.
+// error is [Deferred], unless it is or wraps a [*SendError] that says otherwise,
+// or an [*Unavailable]: then nothing was tried.
 // The [Reply] is what the next hop said last, in success as in failure.
 //
 // Policy is not its business: retries, recording and suppression stay in the
@@ -60,6 +61,22 @@ func (e *SendError) Error() string { return fmt.Sprintf("%s: %v", e.Outcome, e.E
 
 // Unwrap gives the cause to errors.Is and errors.As.
 func (e *SendError) Unwrap() error { return e.Err }
+
+// Unavailable is the error of a Sender that did not try: it has no next hop at
+// the moment, or may not use it so soon again. No attempt is recorded, and the
+// message comes back after RetryAfter.
+type Unavailable struct {
+	RetryAfter time.Duration
+	Err        error
+}
+
+// Error says why nothing was tried, and for how long.
+func (e *Unavailable) Error() string {
+	return fmt.Sprintf("not tried for %s: %v", e.RetryAfter.Round(time.Millisecond), e.Err)
+}
+
+// Unwrap gives the cause to errors.Is and errors.As.
+func (e *Unavailable) Unwrap() error { return e.Err }
 
 // OutcomeOf classifies what Send returned: nil is Accepted, a [*SendError]
 // speaks for itself, and what nobody classified is Deferred, because rejecting

@@ -39,9 +39,11 @@ type Config struct {
 	PollOnly    bool
 	RetryMin    time.Duration
 	RetryMax    time.Duration
-	GiveUpAfter time.Duration
-	MaxUnknown  int
 	StopTimeout time.Duration
+
+	Installation   string
+	Lease          time.Duration
+	UnsafeDatabase bool
 
 	LogLevel  slog.Level
 	LogFormat string
@@ -102,12 +104,14 @@ func settings() []setting {
 			parse: func(c *Config, v string) error { return parseDuration(v, time.Second, 24*time.Hour, &c.RetryMin) }},
 		{name: "MAILCRANE_RETRY_MAX", initial: "2h", usage: "longest wait between attempts",
 			parse: func(c *Config, v string) error { return parseDuration(v, time.Second, 24*time.Hour, &c.RetryMax) }},
-		{name: "MAILCRANE_GIVE_UP_AFTER", initial: "120h", usage: "age at which an unsent message fails",
-			parse: func(c *Config, v string) error { return parseDuration(v, time.Minute, 1000*time.Hour, &c.GiveUpAfter) }},
-		{name: "MAILCRANE_MAX_UNKNOWN", initial: "2", usage: "how often a message is repeated after an unknown outcome, before it is held",
-			parse: func(c *Config, v string) error { return parseInt(v, 0, 100, &c.MaxUnknown) }},
 		{name: "MAILCRANE_STOP_TIMEOUT", initial: "610s", usage: "how long a stop waits for answers of the relay",
 			parse: func(c *Config, v string) error { return parseDuration(v, time.Second, time.Hour, &c.StopTimeout) }},
+		{name: "MAILCRANE_INSTALLATION", usage: "name of this installation, such as production: a copy of its database is not sent from under another name",
+			parse: func(c *Config, v string) error { c.Installation = v; return nil }},
+		{name: "MAILCRANE_LEASE", initial: "10s", usage: "how long a daemon that is silent counts as alive: its messages are taken over after this",
+			parse: func(c *Config, v string) error { return parseDuration(v, time.Second, 10*time.Minute, &c.Lease) }},
+		{name: "MAILCRANE_UNSAFE_DATABASE", initial: "false", usage: "accept a database with fsync=off, which forgets what was sent: for tests",
+			parse: func(c *Config, v string) error { return parseBool(v, &c.UnsafeDatabase) }},
 		{name: "LOG_LEVEL", initial: "info", usage: "debug, info, warn or error",
 			parse: func(c *Config, v string) error { return c.LogLevel.UnmarshalText([]byte(v)) }},
 		{name: "LOG_FORMAT", initial: "auto", usage: "text, json, or auto: text on a terminal",

@@ -130,6 +130,7 @@ func settingsFor(pool *pgxpool.Pool, box *mailbox.Server, more ...string) []stri
 		"MAILCRANE_ACCEPT_URL=https://app.example/join?token={token}",
 		"MAILCRANE_SECRET=0123456789abcdef0123456789abcdef",
 		"MAILCRANE_LISTEN=127.0.0.1:0",
+		"MAILCRANE_UNSAFE_DATABASE=true", // the tests' server has fsync off
 		"MAILCRANE_RETRY_MIN=1s", "MAILCRANE_RETRY_MAX=1s",
 		"LOG_FORMAT=json",
 	}, more...)
@@ -534,7 +535,7 @@ func TestCommands_areAllThere(t *testing.T) {
 	if err := run(t.Context(), []string{"help"}, nil, out, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"serve", "dev", "migrate", "invite", "config", "version", "healthcheck"} {
+	for _, name := range []string{"serve", "dev", "migrate", "invite", "hold", "release", "mark-sent", "adopt", "audit", "config", "version", "healthcheck"} {
 		if !slices.ContainsFunc(strings.Split(out.String(), "\n"), func(line string) bool { return strings.HasPrefix(strings.TrimSpace(line), name+" ") }) {
 			t.Errorf("no command %s in:\n%s", name, out)
 		}

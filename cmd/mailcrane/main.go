@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +18,9 @@ import (
 func main() {
 	if err := run(context.Background(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "mailcrane:", err)
+		if errors.Is(err, errCritical) {
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
 }
@@ -38,7 +42,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.SetErr(stderr)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	for _, newCommand := range []func([]string) *cobra.Command{
-		newServeCmd, newDevCmd, newMigrateCmd, newInviteCmd, newConfigCmd, newHealthcheckCmd,
+		newServeCmd, newDevCmd, newMigrateCmd, newInviteCmd, newHoldCmd, newReleaseCmd, newMarkSentCmd, newAdoptCmd, newAuditCmd,
+		newConfigCmd, newHealthcheckCmd,
 	} {
 		root.AddCommand(newCommand(environ))
 	}

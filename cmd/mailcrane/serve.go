@@ -119,6 +119,11 @@ func (d daemon) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	if d.PollOnly && !strings.Contains(d.DatabaseURL, "default_query_exec_mode") {
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe // a pooler may change the server connection any time
 	}
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		// Whatever the server's default is: what we have promised must be on disk.
+		_, err := conn.Exec(ctx, `SET synchronous_commit = 'on'`)
+		return err
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err)
@@ -153,10 +158,6 @@ func (d daemon) newEmail() (*sender.Email, error) {
 
 func (d daemon) startRelay(ctx context.Context, pool *pgxpool.Pool, email *sender.Email) (*outbox.Relay, error) {
 	host, _ := os.Hostname() // for people only
-	maxUnknown := d.MaxUnknown
-	if maxUnknown == 0 {
-		maxUnknown = -1 // none, where 0 would mean the default
-	}
 	relay, err := outbox.NewRelay(outbox.RelayConfig{
 		Pool:            pool,
 		Senders:         map[string]outbox.Sender{"email": email},
@@ -167,11 +168,12 @@ func (d daemon) startRelay(ctx context.Context, pool *pgxpool.Pool, email *sende
 		PollOnly:        d.PollOnly,
 		RetryMin:        d.RetryMin,
 		RetryMax:        d.RetryMax,
-		GiveUpAfter:     d.GiveUpAfter,
-		MaxUnknown:      maxUnknown,
 		AcceptURL:       d.AcceptURL,
 		Secret:          []byte(d.Secret),
 		MessageIDDomain: domainOf(d.From),
+		Installation:    d.Installation,
+		AllowUnsafe:     d.UnsafeDatabase,
+		Lease:           d.Lease,
 	})
 	if err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ func Example() {
 	defer drop() //nolint:errcheck // the example is over
 
 	recorder := &outboxtest.Recorder{}
-	relay, err := outbox.NewRelay(outbox.RelayConfig{Pool: pool, Senders: map[string]outbox.Sender{"email": recorder}})
+	relay, err := outbox.NewRelay(outbox.RelayConfig{Pool: pool, Senders: map[string]outbox.Sender{"email": recorder}, AllowUnsafe: true})
 	if err != nil {
 		panic(err)
 	}

@@ -1,0 +1,335 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/mailcrane/mailcrane/outbox"
+	"github.com/mailcrane/mailcrane/outbox/outboxtest"
+)
+
+// heldUnknown makes a message that is held after an unknown attempt, under the
+// policy hold.
+func heldUnknown(t *testing.T, pool *pgxpool.Pool, h *hop) string {
+	t.Helper()
+	exec(t, pool, `INSERT INTO mailcrane.policy (template, on_unknown) VALUES ('invitation', 'hold')`)
+	h.answers = map[string]sendFunc{"ada@example.com": func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+		if err := handover(ctx, relayName); err != nil {
+			return outbox.Reply{}, err
+		}
+		h.accept(m)
+		if m.Attempt > 1 {
+			return outbox.Reply{Relay: relayName, Code: 250}, nil
+		}
+		return outbox.Reply{}, &outbox.SendError{Outcome: outbox.Unknown, Err: errors.New("the line went dead")}
+	}}
+	id := invite(t, pool, "ada@example.com")
+	eventually(t, pool, id, hasStatus(outbox.StatusHeld))
+	return id
+}
+
+func TestPolicy_holdNeverRepeatsByItself(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	startRelay(t, pool, h)
+	id := heldUnknown(t, pool, h)
+	m, err := outbox.GetMessage(t.Context(), pool, id)
+	if err != nil || len(m.Attempts) != 1 || len(h.all()) != 1 || !strings.Contains(m.Reason, "unknown") {
+		t.Errorf("%+v, %d copies, %v", m, len(h.all()), err)
+	}
+	requireFindings(t, pool, "held")
+}
+
+func TestReleaseMessage_sendsAgainUnderTheSameMessageID(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	startRelay(t, pool, h)
+	id := heldUnknown(t, pool, h)
+	if err := outbox.ReleaseMessage(t.Context(), pool, id); err != nil {
+		t.Fatal(err)
+	}
+	m := eventually(t, pool, id, hasStatus(outbox.StatusSent))
+	all := h.all()
+	if !slices.Equal(outcomes(m), []outbox.Outcome{outbox.Unknown, outbox.Accepted}) || len(all) != 2 || all[0].HeaderMessageID != all[1].HeaderMessageID {
+		t.Errorf("%v, %d copies", outcomes(m), len(all))
+	}
+	requireFindings(t, pool)
+}
+
+func TestMarkSent_endsAHeldMessageWithoutAnotherCopy(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	startRelay(t, pool, h)
+	id := heldUnknown(t, pool, h)
+	if err := outbox.MarkSent(t.Context(), pool, id); err != nil {
+		t.Fatal(err)
+	}
+	m := eventually(t, pool, id, hasStatus(outbox.StatusSent))
+	if !slices.Equal(outcomes(m), []outbox.Outcome{outbox.Accepted}) || len(h.all()) != 1 {
+		t.Errorf("%v, %d copies", outcomes(m), len(h.all()))
+	}
+	requireFindings(t, pool)
+	for _, err := range []error{outbox.MarkSent(t.Context(), pool, id), outbox.ReleaseMessage(t.Context(), pool, id)} {
+		if !errors.Is(err, outbox.ErrNotHeld) {
+			t.Errorf("a sent message: %v", err)
+		}
+	}
+	for _, unknown := range []string{"nonsense", "00000000-0000-7000-8000-000000000000"} {
+		if err := outbox.ReleaseMessage(t.Context(), pool, unknown); !errors.Is(err, outbox.ErrNotFound) {
+			t.Errorf("%s: %v", unknown, err)
+		}
+	}
+}
+
+func TestMarkSent_refusesWhatCannotHaveBeenSent(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	id := invite(t, pool, "ada@example.com")
+	exec(t, pool, `UPDATE mailcrane.message SET status = 'held', held_by = 'poison'`)
+	if err := outbox.MarkSent(t.Context(), pool, id); !errors.Is(err, outbox.ErrNotHeld) {
+		t.Error(err)
+	}
+}
+
+func TestHold_keepsATenantBackAndReleaseSendsIt(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	scope := outbox.Scope{Tenant: "acme"}
+	if err := outbox.Hold(t.Context(), pool, scope, "unpaid"); err != nil {
+		t.Fatal(err)
+	}
+	startRelay(t, pool, h)
+	receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{Tenant: "acme", GroupID: "g", Email: "ada@example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, pool, invite(t, pool, "other@example.com"), hasStatus(outbox.StatusSent))
+	eventually(t, pool, receipt.MessageID, hasStatus(outbox.StatusHeld))
+	if err := outbox.ReleaseMessage(t.Context(), pool, receipt.MessageID); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, pool, receipt.MessageID, hasStatus(outbox.StatusHeld)) // its tenant still is
+	if h.copies()["ada@example.com"] != 0 {
+		t.Error("sent despite the hold")
+	}
+	if _, err := outbox.Release(t.Context(), pool, scope); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, pool, receipt.MessageID, hasStatus(outbox.StatusSent))
+	requireFindings(t, pool)
+}
+
+func TestHold_ofEverythingFetchesNothing(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	relay := startRelay(t, pool, h)
+	if err := outbox.Hold(t.Context(), pool, outbox.Scope{}, "the lawyers called"); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the relay holds", func() bool { return relay.Ready() != nil })
+	if err := relay.Ready(); !strings.Contains(err.Error(), "the lawyers called") {
+		t.Error(err)
+	}
+	id := invite(t, pool, "ada@example.com")
+	if n, err := outbox.ListWaiting(t.Context(), pool); err != nil || len(n) != 1 || n[0].Messages != 1 {
+		t.Errorf("waiting %+v, %v", n, err)
+	}
+	if m, err := outbox.GetMessage(t.Context(), pool, id); err != nil || m.Status != outbox.StatusQueued || len(h.all()) != 0 {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if _, err := outbox.Release(t.Context(), pool, outbox.Scope{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, pool, id, hasStatus(outbox.StatusSent))
+}
+
+// A hold that comes between open and handover is still in time.
+func TestHold_R3_stopsWhatIsOnItsWay(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	h.answers = map[string]sendFunc{"ada@example.com": func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+		exec(t, pool, `SELECT mailcrane.hold(template => 'invitation')`)
+		if err := handover(ctx, relayName); err != nil {
+			return outbox.Reply{}, err
+		}
+		return h.accept(m), nil
+	}}
+	startRelay(t, pool, h)
+	eventually(t, pool, invite(t, pool, "ada@example.com"), hasStatus(outbox.StatusHeld))
+	if len(h.all()) != 0 {
+		t.Error("sent despite the hold")
+	}
+}
+
+// A copy of a database is told from the original by PostgreSQL itself.
+func TestGuard_aCopySendsNothingUntilItIsAdopted(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	exec(t, pool, `INSERT INTO mailcrane.installation (system_identifier, database_id, timeline)
+		SELECT system_identifier, 1, timeline FROM mailcrane.whereabouts()`) // as another database had it
+	id := invite(t, pool, "ada@example.com")
+	relay := startRelay(t, pool, h)
+	if err := relay.Ready(); err == nil || !strings.Contains(err.Error(), "mailcrane adopt") {
+		t.Error(err)
+	}
+	requireNothingHappens(t, pool, id)
+	if err := outbox.Adopt(t.Context(), pool, ""); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, pool, id, hasStatus(outbox.StatusSent))
+}
+
+func TestGuard_knowsACopyARestoredBackupAndAnotherInstallation(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change, name string
+		wasThere     bool
+		want         string
+	}{
+		"as it was left":              {"", "production", false, ""},
+		"staging":                     {"", "staging", false, "'production'"},
+		"no name":                     {"", "", false, "'production'"},
+		"another cluster":             {`UPDATE mailcrane.installation SET system_identifier = '1'`, "production", true, "a copy"},
+		"another database":            {`UPDATE mailcrane.installation SET database_id = 1`, "production", true, "a copy"},
+		"a backup":                    {`UPDATE mailcrane.installation SET timeline = '00000000'`, "production", false, "backup"},
+		"a promotion before our eyes": {`UPDATE mailcrane.installation SET timeline = '00000000'`, "production", true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := outboxtest.Database(t)
+			exec(t, pool, `SELECT mailcrane.guard('production', false)`)
+			if c.change != "" {
+				exec(t, pool, c.change)
+			}
+			got := value[string](t, pool, `SELECT coalesce(mailcrane.guard(nullif($1, ''), $2), '')`, c.name, c.wasThere)
+			if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+			again := value[string](t, pool, `SELECT coalesce(mailcrane.guard(nullif($1, ''), false), '')`, c.name)
+			if again != got {
+				t.Errorf("and then %q", again)
+			}
+		})
+	}
+}
+
+func TestGuard_aDatabaseThatForgetsAHeartbeatHoldsEverything(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	relay := startRelay(t, pool, h)
+	waitUntil(t, "it has beaten a few times", func() bool { return value[int](t, pool, `SELECT max(beats) FROM mailcrane.instance`) > 2 })
+	exec(t, pool, `UPDATE mailcrane.instance SET beats = 1`) // as a restored backup has it
+	waitUntil(t, "the relay holds", func() bool { return relay.Ready() != nil })
+	if err := relay.Ready(); !strings.Contains(err.Error(), "back in time") {
+		t.Error(err)
+	}
+	id := invite(t, pool, "ada@example.com")
+	before := value[int](t, pool, `SELECT max(beats) FROM mailcrane.instance`)
+	waitUntil(t, "three heartbeats", func() bool { return value[int](t, pool, `SELECT max(beats) FROM mailcrane.instance`) > before+2 })
+	if m, err := outbox.GetMessage(t.Context(), pool, id); err != nil || len(m.Attempts) != 0 || len(h.all()) != 0 {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+func TestStart_refusesFsyncOff(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	relay, err := outbox.NewRelay(outbox.RelayConfig{Pool: pool, Senders: map[string]outbox.Sender{"email": &hop{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := relay.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "fsync") {
+		t.Error(err)
+	}
+}
+
+func TestRelay_unavailableLeavesNoAttempt(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	tried := make(chan struct{}, 10)
+	h.answers = map[string]sendFunc{"ada@example.com": func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+		if tried <- struct{}{}; len(tried) < 2 {
+			return outbox.Reply{}, &outbox.Unavailable{RetryAfter: 10 * time.Millisecond, Err: errors.New("no relay")}
+		}
+		if err := handover(ctx, relayName); err != nil {
+			return outbox.Reply{}, err
+		}
+		return h.accept(m), nil
+	}}
+	startRelay(t, pool, h)
+	if m := eventually(t, pool, invite(t, pool, "ada@example.com"), hasStatus(outbox.StatusSent)); len(m.Attempts) != 1 {
+		t.Errorf("attempts %+v", m.Attempts)
+	}
+}
+
+func TestInventory_givesBackWhatNobodyHasInHand(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	startRelay(t, pool, h)
+	waitUntil(t, "the relay is registered", func() bool { return value[int](t, pool, `SELECT count(*) FROM mailcrane.instance`) == 1 })
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	receipt, err := outbox.Invite(t.Context(), tx, outbox.Invitation{GroupID: "g", Email: "ada@example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As after a fetch whose answer was lost: running under the relay's own name.
+	if _, err := tx.Exec(t.Context(), `
+		UPDATE mailcrane.river_job
+		SET state = 'running', attempt = 1, attempted_at = now(), attempted_by = ARRAY[(SELECT id::text FROM mailcrane.instance)]`); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, pool, receipt.MessageID, hasStatus(outbox.StatusSent))
+}
+
+func TestRelay_aMessageThatDaemonsDieOfIsHeld(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	id := invite(t, pool, "ada@example.com")
+	another(t, pool, id, false)
+	exec(t, pool, `UPDATE mailcrane.river_job SET metadata = metadata || '{"rescues": 4}'`)
+	startRelay(t, pool, h)
+	m := eventually(t, pool, id, hasStatus(outbox.StatusHeld))
+	if len(h.all()) != 0 || !strings.Contains(m.Reason, "5 times") {
+		t.Errorf("%+v", m)
+	}
+}
+
+// requireNothingHappens watches a queued message for a few heartbeats.
+func requireNothingHappens(t *testing.T, pool *pgxpool.Pool, id string) {
+	t.Helper()
+	before := value[int](t, pool, `SELECT max(beats) FROM mailcrane.instance`)
+	waitUntil(t, "three heartbeats", func() bool { return value[int](t, pool, `SELECT max(beats) FROM mailcrane.instance`) > before+2 })
+	m, err := outbox.GetMessage(t.Context(), pool, id)
+	if err != nil || m.Status != outbox.StatusQueued || len(m.Attempts) != 0 {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.river_job WHERE state = 'running' OR attempt > 0`); n != 0 {
+		t.Errorf("%d jobs were touched", n)
+	}
+}
+
+func waitUntil(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for !is() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+		<-ticker.C
+	}
+}

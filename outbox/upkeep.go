@@ -1,0 +1,174 @@
+package outbox
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// upkeep looks after the queue until ctx ends. Every daemon does it: there is no
+// leader whose death one would have to wait for.
+func (r *Relay) upkeep(ctx context.Context) {
+	missing := map[runningJob]time.Time{}
+	every(ctx, min(time.Second, r.Lease/4), func() {
+		if r.instance.trusted() != nil || r.instance.copied() {
+			return
+		}
+		r.do(ctx, "promote", r.promote)
+		if r.instance.steady() {
+			r.do(ctx, "reaper", r.reap)
+		}
+		r.do(ctx, "inventory", func(ctx context.Context) (int64, error) { return r.takeInventory(ctx, missing) })
+	})
+}
+
+func (r *Relay) do(ctx context.Context, what string, work func(context.Context) (int64, error)) {
+	ctx, cancel := context.WithTimeout(ctx, r.Lease)
+	defer cancel()
+	n, err := work(ctx)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		r.Logger.Error(what+" failed", "error", err)
+	case err == nil && n > 0 && what != "promote":
+		r.Logger.Warn("jobs given back to the queue", "by", what, "jobs", n)
+	}
+}
+
+// promote makes jobs available whose time has come.
+func (r *Relay) promote(ctx context.Context) (int64, error) {
+	tag, err := r.Pool.Exec(ctx, `
+		UPDATE mailcrane.river_job
+		SET state = 'available'
+		WHERE id IN (
+			SELECT j.id
+			FROM mailcrane.river_job AS j
+			WHERE j.state IN ('scheduled', 'retryable')
+			  AND j.queue = 'default'
+			  AND j.priority IN (1, 2, 3, 4)
+			  AND j.scheduled_at <= now()
+			  AND j.kind = 'deliver'
+			LIMIT 5000
+			FOR UPDATE SKIP LOCKED)`)
+	return tag.RowsAffected(), err
+}
+
+// giveBackRescued makes a running job available again, and counts that.
+const giveBackRescued = `
+	UPDATE mailcrane.river_job AS j
+	SET state = 'available',
+	    scheduled_at = now(),
+	    metadata = jsonb_set(j.metadata, '{rescues}', to_jsonb(coalesce((j.metadata ->> 'rescues')::integer, 0) + 1))`
+
+// maxRescues is how often a message may be in the hands of a daemon that dies
+// before it is taken for the cause.
+const maxRescues = 5
+
+// clocksAgree, with $1 for our own clock, is part of every statement that takes
+// somebody for dead: a clock that jumps makes all heartbeats look old.
+const clocksAgree = `clock_timestamp() BETWEEN $1::timestamptz - interval '2 seconds' AND $1::timestamptz + interval '2 seconds'`
+
+// reap gives the running jobs of dead daemons back to the queue.
+func (r *Relay) reap(ctx context.Context) (int64, error) {
+	tag, err := r.Pool.Exec(ctx, giveBackRescued+`
+		WHERE j.id IN (
+			SELECT d.id
+			FROM mailcrane.river_job AS d
+			WHERE d.state = 'running'
+			  AND d.kind = 'deliver'
+			  AND `+clocksAgree+`
+			  AND NOT EXISTS (
+				SELECT FROM mailcrane.instance AS n
+				WHERE n.id::text = d.attempted_by[array_upper(d.attempted_by, 1)]
+				  AND mailcrane.instance_is_live(n))
+			LIMIT 1000
+			FOR UPDATE SKIP LOCKED)`, time.Now())
+	return tag.RowsAffected(), err
+}
+
+// runningJob is one run of a job.
+type runningJob struct {
+	ID      int64
+	Attempt int
+}
+
+// inHand are the jobs that workers of this process are at.
+type inHand struct {
+	mu   sync.Mutex
+	jobs map[int64]int
+}
+
+func (h *inHand) add(job int64, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.jobs == nil {
+		h.jobs = map[int64]int{}
+	}
+	if h.jobs[job] += n; h.jobs[job] == 0 {
+		delete(h.jobs, job)
+	}
+}
+
+func (h *inHand) has(job int64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.jobs[job] > 0
+}
+
+// takeInventory gives back jobs that are running under our name, and that no
+// worker has seen for a whole lease: the answer to the query that fetched them, or
+// to the one that ended them, got lost. missing remembers since when.
+func (r *Relay) takeInventory(ctx context.Context, missing map[runningJob]time.Time) (int64, error) {
+	rows, err := r.Pool.Query(ctx, `
+		SELECT j.id, j.attempt
+		FROM mailcrane.river_job AS j
+		WHERE j.state = 'running'
+		  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $1`, r.instance.id)
+	if err != nil {
+		return 0, err
+	}
+	running, err := pgx.CollectRows(rows, pgx.RowToStructByPos[runningJob])
+	if err != nil {
+		return 0, err
+	}
+	now := time.Now()
+	before := make(map[runningJob]time.Time, len(missing))
+	for job, since := range missing {
+		before[job] = since
+	}
+	clear(missing)
+	var ids []int64
+	for _, job := range running {
+		since, known := before[job]
+		switch {
+		case r.inHand.has(job.ID):
+		case !known:
+			missing[job] = now
+		case now.Sub(since) < r.Lease:
+			missing[job] = since
+		default:
+			ids = append(ids, job.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return 0, nil
+	}
+	tag, err := r.Pool.Exec(ctx, giveBackRescued+`
+		WHERE j.id = ANY ($1) AND j.state = 'running' AND j.attempted_by[array_upper(j.attempted_by, 1)] = $2`, ids, r.instance.id)
+	return tag.RowsAffected(), err
+}
+
+// every calls do at the given interval until ctx ends.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			do()
+		}
+	}
+}
