@@ -3,8 +3,11 @@
 
 -- Rows are finished and begun about in the order in which they stand on disk, so
 -- these cost next to nothing.
+-- squawk-ignore require-concurrent-index-creation
 CREATE INDEX message_finished_at ON mailcrane.message USING brin (finished_at) WITH (pages_per_range = 16, autosummarize = on);
+-- squawk-ignore require-concurrent-index-creation
 CREATE INDEX attempt_began_at ON mailcrane.attempt USING brin (began_at) WITH (pages_per_range = 16, autosummarize = on);
+-- squawk-ignore require-concurrent-index-creation
 CREATE INDEX attempt_was_unknown ON mailcrane.attempt (message_id) WHERE was_unknown;
 
 CREATE VIEW mailcrane.live_job AS

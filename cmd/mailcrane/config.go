@@ -109,7 +109,7 @@ func settings() []setting {
 		{name: "MAILCRANE_INSTALLATION", usage: "name of this installation, such as production: a copy of its database is not sent from under another name",
 			parse: func(c *Config, v string) error { c.Installation = v; return nil }},
 		{name: "MAILCRANE_LEASE", initial: "10s", usage: "how long a daemon that is silent counts as alive: its messages are taken over after this",
-			parse: func(c *Config, v string) error { return parseDuration(v, time.Second, 10*time.Minute, &c.Lease) }},
+			parse: func(c *Config, v string) error { return parseDuration(v, 2*time.Second, 10*time.Minute, &c.Lease) }},
 		{name: "MAILCRANE_UNSAFE_DATABASE", initial: "false", usage: "accept a database with fsync=off, which forgets what was sent: for tests",
 			parse: func(c *Config, v string) error { return parseBool(v, &c.UnsafeDatabase) }},
 		{name: "LOG_LEVEL", initial: "info", usage: "debug, info, warn or error",

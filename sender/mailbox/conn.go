@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strconv"
 	"strings"
 	"sync"
 )
@@ -28,7 +27,6 @@ type conn struct {
 	greeted   bool
 	content   bool // from 354 to the next reply
 	answer    bool // the next line answers a challenge of AUTH
-	raw       int  // bytes of a BDAT chunk still to come
 	encrypted bool // by STARTTLS
 	strange   bool // encrypted, and no EHLO since then
 	forgotten sync.Once
@@ -41,11 +39,6 @@ func newConn(raw net.Conn, server *Server) *conn {
 // Read passes the next line on, after the faults.
 func (c *conn) Read(p []byte) (int, error) {
 	for len(c.line) == 0 {
-		if n := c.takeRaw(len(p)); n > 0 {
-			read, err := c.lines.Read(p[:n])
-			c.addRaw(n - read)
-			return read, err
-		}
 		line, err := c.lines.ReadSlice('\n')
 		if err != nil && err != bufio.ErrBufferFull { //nolint:errorlint // ReadSlice gives it as it is
 			if len(line) == 0 {
@@ -72,7 +65,7 @@ func (c *conn) Read(p []byte) (int, error) {
 // intercept looks at one line of the client. It says whether it was answered
 // here. The lock is free while a fault takes its time.
 func (c *conn) intercept(line string) (answered bool, err error) {
-	verb, argument, isCommand := c.command(line)
+	verb, isCommand := c.command(line)
 	if !isCommand {
 		return false, nil
 	}
@@ -97,23 +90,24 @@ func (c *conn) intercept(line string) (answered bool, err error) {
 	case phase == StartTLS && c.offersTLS():
 		return true, c.encrypt()
 	case verb == "BDAT":
-		size, _, _ := strings.Cut(argument, " ")
-		n, _ := strconv.Atoi(size) // the server refuses what is no number
-		c.addRaw(max(n, 0))
+		// The SMTP server would take a chunk that is cut off for a whole one. What
+		// follows is content, so there is no going on.
+		_, _ = io.WriteString(c.stream, "502 5.5.1 chunking is not offered\r\n")
+		return true, c.Conn.Close()
 	}
 	return false, nil
 }
 
 // command takes a line of the client apart, unless it is none: content, or the
 // answer to a challenge.
-func (c *conn) command(line string) (verb, argument string, ok bool) {
+func (c *conn) command(line string) (verb string, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.content || c.answer {
-		return "", "", false
+		return "", false
 	}
-	verb, argument, _ = strings.Cut(strings.TrimRight(line, "\r\n"), " ")
-	return strings.ToUpper(verb), argument, true
+	verb, _, _ = strings.Cut(strings.TrimRight(line, "\r\n"), " ")
+	return strings.ToUpper(verb), true
 }
 
 // encrypt answers STARTTLS. What the client sent along with the command came
@@ -172,6 +166,9 @@ func (c *conn) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	if string(p) == "250-CHUNKING\r\n" {
+		return len(p), nil // not offered: see intercept
+	}
 	return c.stream.Write(p)
 }
 
@@ -179,18 +176,4 @@ func (c *conn) Write(p []byte) (int, error) {
 func (c *conn) Close() error {
 	c.forgotten.Do(func() { c.server.forget(c) })
 	return c.Conn.Close()
-}
-
-func (c *conn) takeRaw(most int) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := min(c.raw, most)
-	c.raw -= n
-	return n
-}
-
-func (c *conn) addRaw(n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.raw += n
 }

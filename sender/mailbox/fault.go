@@ -3,6 +3,7 @@ package mailbox
 import (
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,32 +60,52 @@ const oncePerRecipient = -1
 
 // faults keeps count of what acts how often.
 type faults struct {
-	mu    sync.Mutex
-	list  []Fault
-	times []int
-	seen  map[string]bool
+	mu   sync.Mutex
+	list []*countedFault
+	seen map[string]bool
+}
+
+type countedFault struct {
+	Fault
+	times int
 }
 
 func newFaults(list []Fault) *faults {
-	return &faults{list: list, times: make([]int, len(list)), seen: map[string]bool{}}
+	f := &faults{seen: map[string]bool{}}
+	for _, fault := range list {
+		f.list = append(f.list, &countedFault{Fault: fault})
+	}
+	return f
+}
+
+// add puts a fault in front, until remove is called.
+func (f *faults) add(fault Fault) (remove func()) {
+	added := &countedFault{Fault: fault}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.list = slices.Insert(f.list, 0, added)
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.list = slices.DeleteFunc(f.list, func(c *countedFault) bool { return c == added })
+	}
 }
 
 // find gives the first fault that fits, and counts it.
 func (f *faults) find(at Phase, recipients ...string) (Fault, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i, fault := range f.list {
-		if fault.At == at && f.fits(i, recipients) {
-			f.times[i]++
-			return fault, true
+	for _, fault := range f.list {
+		if fault.At == at && f.fits(fault, recipients) {
+			fault.times++
+			return fault.Fault, true
 		}
 	}
 	return Fault{}, false
 }
 
-func (f *faults) fits(i int, recipients []string) bool {
-	fault := f.list[i]
-	if fault.Times > 0 && f.times[i] >= fault.Times {
+func (f *faults) fits(fault *countedFault, recipients []string) bool {
+	if fault.Times > 0 && fault.times >= fault.Times {
 		return false
 	}
 	if fault.To == "" {

@@ -253,9 +253,9 @@ func TestServer_announcesWhatItCanDo(t *testing.T) {
 	config := &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
 	plain, secure := mailbox.Start(t, mailbox.Config{}), mailbox.Start(t, mailbox.Config{TLS: config, Users: map[string]string{"ada": "secret"}})
 	c := dial(t, plain)
-	c.expect("", "220", "EHLO test", "250 Hello test|PIPELINING|8BITMIME|ENHANCEDSTATUSCODES|CHUNKING|SIZE 26214400",
+	c.expect("", "220", "EHLO test", "250 Hello test|PIPELINING|8BITMIME|ENHANCEDSTATUSCODES|SIZE 26214400",
 		"STARTTLS", "502", "MAIL FROM:<a@example.com> SIZE=26214401", "552")
-	dial(t, secure).expect("", "220", "EHLO test", "250 Hello test|STARTTLS|PIPELINING|8BITMIME|ENHANCEDSTATUSCODES|CHUNKING|AUTH PLAIN LOGIN SCRAM-SHA-256|SIZE 26214400")
+	dial(t, secure).expect("", "220", "EHLO test", "250 Hello test|STARTTLS|PIPELINING|8BITMIME|ENHANCEDSTATUSCODES|AUTH PLAIN LOGIN SCRAM-SHA-256|SIZE 26214400")
 }
 
 func TestServer_forgetsWhatWasSaidBeforeSTARTTLS(t *testing.T) {

@@ -18,12 +18,16 @@ import (
 // port of loopback, without encryption or login, that accepts everything.
 type Config struct {
 	Addr     string // default "127.0.0.1:0"
-	Capacity int    // mails kept, the oldest go first; default 1,000
+	Capacity int    // mails kept, the oldest go first; default 1,000, negative for none
 	MaxBytes int64  // kept in total; default 64 MiB
 
 	TLS         *tls.Config       // offers STARTTLS
 	ImplicitTLS bool              // speaks TLS from the first byte instead
 	Users       map[string]string // passwords by name: requires AUTH PLAIN, LOGIN or SCRAM-SHA-256
+
+	// Keep, if it is set, gets every mail before it is kept and before the client
+	// is told so. It is where a caller makes mail durable; an error refuses it for now.
+	Keep func(from string, to []string, raw []byte) error
 
 	Faults     []Fault      // what goes wrong; the first that fits acts
 	DemoFaults bool         // adds those that are chosen by recipient: see [DemoFaults]
@@ -37,6 +41,7 @@ const maxMessageBytes = 25 << 20
 type Server struct {
 	store    *store
 	faults   *faults
+	keep     func(from string, to []string, raw []byte) error
 	users    map[string]string
 	tls      *tls.Config // of STARTTLS
 	smtp     *smtp.Server
@@ -46,6 +51,7 @@ type Server struct {
 	close    func() error
 
 	mu          sync.Mutex
+	down        bool
 	connections int
 	open        map[*conn]bool
 }
@@ -65,6 +71,7 @@ func Listen(config Config) (*Server, error) {
 		store:    newStore(cmp.Or(config.Capacity, 1000), cmp.Or(config.MaxBytes, 64<<20)),
 		faults:   newFaults(all),
 		users:    config.Users,
+		keep:     config.Keep,
 		listener: listener,
 		closing:  make(chan struct{}),
 		open:     map[*conn]bool{},
@@ -106,6 +113,22 @@ func (s *Server) end() error {
 	s.mu.Unlock()
 	s.closed.Wait()
 	return err
+}
+
+// Inject adds a fault, which goes before those that are there. It acts until
+// remove is called.
+func (s *Server) Inject(fault Fault) (remove func()) { return s.faults.add(fault) }
+
+// SetDown cuts all connections, and those that come, until it is called with false.
+func (s *Server) SetDown(down bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down = down
+	if down {
+		for c := range s.open {
+			_ = c.Conn.Close()
+		}
+	}
 }
 
 // Connections counts the connections accepted so far.
@@ -166,6 +189,9 @@ func (w *wrapper) Accept() (net.Conn, error) {
 	c := newConn(raw, w.server)
 	w.server.mu.Lock()
 	defer w.server.mu.Unlock()
+	if w.server.down {
+		_ = raw.Close()
+	}
 	w.server.connections++
 	w.server.open[c] = true
 	return c, nil

@@ -99,20 +99,33 @@ func (s *session) Data(r io.Reader) error {
 	if _, err := io.Copy(&raw, r); err != nil {
 		return err
 	}
-	keep := func() { s.server.store.add(s.from, s.to, raw.Bytes(), time.Now()) }
 	fault, found := s.server.faults.find(Dot, s.to...)
 	if !found {
-		keep()
-		return nil
+		return s.keep(raw.Bytes())
 	}
 	if fault.Keep {
-		keep()
+		if err := s.keep(raw.Bytes()); err != nil {
+			return err
+		}
 	}
 	err, goesOn := s.server.act(fault, s.conn.Conn())
 	if goesOn && !fault.Keep {
-		keep()
+		return s.keep(raw.Bytes())
 	}
 	return err
+}
+
+// keep keeps a complete mail, or gives the answer that refuses it.
+func (s *session) keep(raw []byte) error {
+	if s.server.keep != nil {
+		if err := s.server.keep(s.from, s.to, raw); err != nil {
+			return &smtp.SMTPError{Code: 451, EnhancedCode: smtp.EnhancedCode{4, 3, 0}, Message: "not kept: " + err.Error()}
+		}
+	}
+	if s.server.store.capacity > 0 {
+		s.server.store.add(s.from, s.to, raw, time.Now())
+	}
+	return nil
 }
 
 // Reset implements smtp.Session.
