@@ -26,9 +26,13 @@ type deliverWorker struct {
 // Work implements river.Worker.
 func (w *deliverWorker) Work(ctx context.Context, job *river.Job[deliverArgs]) error {
 	r := w.relay
-	r.inHand.add(job.ID, 1)
-	defer r.inHand.add(job.ID, -1)
 	t := &try{relay: r, job: job.ID, jobAttempt: job.Attempt, messageID: job.Args.MessageID, rescues: rescuesIn(job.Metadata)}
+	if !r.inHand.take(job.ID) {
+		// It was reaped while our lease was over, and fetched again. Both tries would
+		// have the same number, and one could close the attempt of the other.
+		return t.giveBack(time.Second)
+	}
+	defer r.inHand.drop(job.ID)
 	next, err := t.open(ctx)
 	if err != nil {
 		r.Logger.Error("attempt not opened, will try again", "message_id", t.messageID, "error", err)

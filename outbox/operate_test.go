@@ -14,9 +14,9 @@ import (
 	"github.com/mailcrane/mailcrane/outbox/outboxtest"
 )
 
-// heldUnknown makes a message that is held after an unknown attempt, under the
+// holdAfterUnknown makes a message that is held after an unknown attempt, under the
 // policy hold.
-func heldUnknown(t *testing.T, pool *pgxpool.Pool, h *hop) string {
+func holdAfterUnknown(t *testing.T, pool *pgxpool.Pool, h *hop) string {
 	t.Helper()
 	exec(t, pool, `INSERT INTO mailcrane.policy (template, on_unknown) VALUES ('invitation', 'hold')`)
 	h.answers = map[string]sendFunc{"ada@example.com": func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
@@ -38,7 +38,7 @@ func TestPolicy_holdNeverRepeatsByItself(t *testing.T) {
 	t.Parallel()
 	pool, h := outboxtest.Database(t), &hop{}
 	startRelay(t, pool, h)
-	id := heldUnknown(t, pool, h)
+	id := holdAfterUnknown(t, pool, h)
 	m, err := outbox.GetMessage(t.Context(), pool, id)
 	if err != nil || len(m.Attempts) != 1 || len(h.all()) != 1 || !strings.Contains(m.Reason, "unknown") {
 		t.Errorf("%+v, %d copies, %v", m, len(h.all()), err)
@@ -50,7 +50,7 @@ func TestReleaseMessage_sendsAgainUnderTheSameMessageID(t *testing.T) {
 	t.Parallel()
 	pool, h := outboxtest.Database(t), &hop{}
 	startRelay(t, pool, h)
-	id := heldUnknown(t, pool, h)
+	id := holdAfterUnknown(t, pool, h)
 	if err := outbox.ReleaseMessage(t.Context(), pool, id); err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestMarkSent_endsAHeldMessageWithoutAnotherCopy(t *testing.T) {
 	t.Parallel()
 	pool, h := outboxtest.Database(t), &hop{}
 	startRelay(t, pool, h)
-	id := heldUnknown(t, pool, h)
+	id := holdAfterUnknown(t, pool, h)
 	if err := outbox.MarkSent(t.Context(), pool, id); err != nil {
 		t.Fatal(err)
 	}
@@ -331,5 +331,38 @@ func waitUntil(t *testing.T, what string, is func() bool) {
 			t.Fatalf("waited in vain until %s", what)
 		}
 		<-ticker.C
+	}
+}
+
+// Two tries of one daemon would have the same number, and one could close the
+// open attempt of the other.
+func TestRelay_R5_aJobThatItFetchesAgainWaitsForItsFirstWorker(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	inHand, answer := make(chan struct{}, 10), make(chan struct{})
+	h.answers = map[string]sendFunc{"ada@example.com": func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+		if inHand <- struct{}{}; len(inHand) == 1 {
+			<-answer
+			return outbox.Reply{}, errors.New("connection reset")
+		}
+		if err := handover(ctx, relayName); err != nil {
+			return outbox.Reply{}, err
+		}
+		return h.accept(m), nil
+	}}
+	startRelay(t, pool, h)
+	id := invite(t, pool, "ada@example.com")
+	waitUntil(t, "it is in hand", func() bool { return len(inHand) == 1 })
+	exec(t, pool, `UPDATE mailcrane.river_job SET state = 'available', scheduled_at = now()`) // reaped
+	waitUntil(t, "it was fetched again", func() bool {
+		return value[int](t, pool, `SELECT count(*) FROM mailcrane.river_job WHERE metadata ? 'snoozes'`) == 1
+	})
+	if len(inHand) != 1 {
+		t.Error("a second worker took it")
+	}
+	close(answer)
+	m := eventually(t, pool, id, hasStatus(outbox.StatusSent))
+	if len(h.all()) != 1 || !slices.Equal(outcomes(m), []outbox.Outcome{outbox.Deferred, outbox.Accepted}) {
+		t.Errorf("%v, %d copies", outcomes(m), len(h.all()))
 	}
 }

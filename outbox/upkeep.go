@@ -93,27 +93,37 @@ type runningJob struct {
 	Attempt int
 }
 
-// inHand are the jobs that workers of this process are at.
+// inHand are the jobs that workers of this process are at, each in one pair of
+// hands.
 type inHand struct {
 	mu   sync.Mutex
-	jobs map[int64]int
+	jobs map[int64]bool
 }
 
-func (h *inHand) add(job int64, n int) {
+// take fails if another worker has the job already.
+func (h *inHand) take(job int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.jobs == nil {
-		h.jobs = map[int64]int{}
+		h.jobs = map[int64]bool{}
 	}
-	if h.jobs[job] += n; h.jobs[job] == 0 {
-		delete(h.jobs, job)
+	if h.jobs[job] {
+		return false
 	}
+	h.jobs[job] = true
+	return true
+}
+
+func (h *inHand) drop(job int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.jobs, job)
 }
 
 func (h *inHand) has(job int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.jobs[job] > 0
+	return h.jobs[job]
 }
 
 // takeInventory gives back jobs that are running under our name, and that no
