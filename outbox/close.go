@@ -23,6 +23,9 @@ func (t *try) close(reply Reply, sendErr error) error {
 		return t.giveBack(time.Second) // nothing was written: whoever has the message now will see to it
 	}
 	backoff := t.relay.backoff(t.message.Attempt)
+	if outcome == Unknown && t.unknown == t.allowed {
+		backoff = 0 // a human has to decide, which open says next
+	}
 	var mine bool
 	failed := false
 	err := t.insist(t.relay.abandoned, "outcome not recorded", func(ctx context.Context) (err error) {
@@ -47,13 +50,18 @@ func (t *try) close(reply Reply, sendErr error) error {
 
 // outcome asks, in this order: was it accepted? did the sender classify it? was
 // it handed over? Whatever a sender says, without a handover nothing can be
-// accepted or unknown.
+// accepted or unknown; after one, an error that nobody classified is unknown.
 func (t *try) outcome(sendErr error) Outcome {
 	outcome := OutcomeOf(sendErr)
-	if !t.handedOver && outcome != Rejected {
+	_, classified := errors.AsType[*SendError](sendErr)
+	switch {
+	case !t.handedOver && outcome != Rejected:
 		return Deferred
+	case t.handedOver && outcome == Deferred && !classified:
+		return Unknown
+	default:
+		return outcome
 	}
-	return outcome
 }
 
 // record writes the outcome. mine says whether the job was still in hand and the
@@ -102,11 +110,11 @@ func (t *try) record(ctx context.Context, outcome Outcome, reply Reply, sendErr 
 		  AND (a.outcome IS NULL OR a.outcome = 'unknown')`,
 		t.messageID, t.message.Attempt, t.job, t.relay.instance.id, string(outcome),
 		optional(reply.Relay), optional(reply.Code), optional(reply.Enhanced), text, time.Since(t.began))
-	end, arguments := completeJob, []any{t.job, t.jobAttempt, t.relay.instance.id}
+	end, argument := completeJob, any(t.messageID)
 	if verdict == string(Deferred) || outcome == Unknown {
-		end, arguments = giveBackJob, append(arguments, backoff)
+		end, argument = giveBackJob, backoff
 	}
-	batch.Queue(end, arguments...).Exec(func(tag pgconn.CommandTag) error {
+	batch.Queue(end, t.job, t.jobAttempt, t.relay.instance.id, argument).Exec(func(tag pgconn.CommandTag) error {
 		mine = tag.RowsAffected() == 1
 		return nil
 	})

@@ -25,9 +25,11 @@ func TestDecide_appliesTheRulesInOrder(t *testing.T) {
 		{"revoked", func(l *loaded) { l.OpenAttempt, l.SuppressedFor = 0, "" }, "revoked", step{status: StatusCancelled}},
 		{"expired", func(l *loaded) { l.OpenAttempt, l.SuppressedFor = 0, "" }, "pending", step{status: StatusFailed}},
 		{"invitation expired", func(l *loaded) { *l = loaded{Status: StatusQueued} }, "expired", step{status: StatusFailed}},
-		{"too old", func(l *loaded) { *l = loaded{Status: StatusQueued, TooOld: true, Attempts: 3, Unknown: 3} }, "", step{status: StatusFailed}},
+		{"too old", func(l *loaded) { *l = loaded{Status: StatusQueued, TooOld: true, Attempts: 3} }, "", step{status: StatusFailed}},
 		{"too old, and never tried", func(l *loaded) { *l = loaded{Status: StatusQueued, TooOld: true} }, "", step{status: StatusHeld, heldBy: "relay"}},
-		{"unknown too often", func(l *loaded) { *l = loaded{Status: StatusQueued, Unknown: 3, AllowedUnknown: 2, HoldReason: "x"} }, "", step{status: StatusHeld, heldBy: "unknown"}},
+		{"unknown too often", func(l *loaded) {
+			*l = loaded{Status: StatusQueued, Unknown: 3, AllowedUnknown: 2, TooOld: true, Attempts: 3, HoldReason: "x"}
+		}, "", step{status: StatusHeld, heldBy: "unknown"}},
 		{"unknown, one repeat left", func(l *loaded) { *l = loaded{Status: StatusQueued, Unknown: 2, AllowedUnknown: 2} }, "pending", step{}},
 		{"a hold", func(l *loaded) { *l = loaded{Status: StatusQueued, HoldReason: "x"} }, "pending", step{status: StatusHeld, heldBy: "hold"}},
 		{"nothing in the way", func(l *loaded) { *l = loaded{Status: StatusQueued} }, "", step{}},

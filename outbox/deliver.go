@@ -69,7 +69,8 @@ type try struct {
 	messageID  string
 	message    *Message
 	rescues    int    // how often a daemon died with it in hand
-	allowed    int    // unknown outcomes that it may have behind it
+	unknown    int    // outcomes behind it that are unknown
+	allowed    int    // and how many of them there may be
 	noLink     bool   // an invitation that nobody can accept
 	tokenHash  []byte // of the token in the link, if we made one
 	began      time.Time

@@ -13,15 +13,16 @@ import (
 // a crash could take back must not be what a mail relies on.
 const durable = `SELECT set_config('synchronous_commit', 'on', true)`
 
-// completeJob ends the job, if it still is the one in hand: running, in this
-// attempt, by this daemon.
+// completeJob ends the job of a message that is no longer queued, if it still is
+// the one in hand: running, in this attempt, by this daemon.
 const completeJob = `
 	UPDATE mailcrane.river_job
 	SET state = 'completed', finalized_at = clock_timestamp()
 	WHERE id = $1
 	  AND state = 'running'
 	  AND attempt = $2
-	  AND attempted_by[array_upper(attempted_by, 1)] = $3`
+	  AND attempted_by[array_upper(attempted_by, 1)] = $3
+	  AND NOT EXISTS (SELECT FROM mailcrane.message AS m WHERE m.id = $4 AND m.status = 'queued')`
 
 // giveBackJob puts the job back into the queue for later, if it still is the one
 // in hand. The attempt is given back too, as River does: its numbers are finite.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // step is what open decides to do next with a message.
@@ -69,10 +70,10 @@ func (t *try) open(ctx context.Context) (step, error) {
 	}
 	next := l.decide(invitation.Status, t.rescues)
 	if next.status != "" {
-		return next, t.finish(ctx, next)
+		return t.finish(ctx, next)
 	}
 	if next.goesOn() {
-		t.allowed = l.AllowedUnknown
+		t.unknown, t.allowed = l.Unknown, l.AllowedUnknown
 		err = t.prepare(l, invitation)
 	}
 	return next, err
@@ -94,10 +95,10 @@ func (l loaded) decide(invitationStatus string, rescues int) step {
 		return step{status: StatusFailed, reason: withLastReply("expired before it could be sent", l.LastReply)}
 	case l.TooOld && l.Attempts == 0: // which says nothing about the message
 		return step{status: StatusHeld, heldBy: "relay", reason: "no relay was there for it within " + l.GiveUpAfter}
-	case l.TooOld:
-		return step{status: StatusFailed, reason: withLastReply("given up after "+l.GiveUpAfter, l.LastReply)}
 	case l.Unknown > l.AllowedUnknown: // R2: repeated as often as allowed
 		return step{status: StatusHeld, heldBy: "unknown", reason: fmt.Sprintf("the outcome of %d attempts is unknown", l.Unknown)}
+	case l.TooOld:
+		return step{status: StatusFailed, reason: withLastReply("given up after "+l.GiveUpAfter, l.LastReply)}
 	case rescues >= maxRescues:
 		return step{status: StatusHeld, heldBy: "poison", reason: fmt.Sprintf("%d times the daemon died that had it in hand", rescues)}
 	case l.HoldReason != "":
@@ -174,22 +175,41 @@ func (t *try) closeDead(ctx context.Context, number int) (closed bool, err error
 	return tag.RowsAffected() > 0, nil
 }
 
-// finish ends a message that is not to be sent, together with its job.
-func (t *try) finish(ctx context.Context, s step) error {
+// finish ends a message that is not to be sent, together with its job. A hold
+// may be released at the same moment: its lock makes the release wait, and find
+// the message held. If the release was first, the message starts over.
+func (t *try) finish(ctx context.Context, s step) (step, error) {
 	batch := &pgx.Batch{}
 	batch.Queue(durable)
 	batch.Queue(`
-		UPDATE mailcrane.message
+		SELECT
+		FROM mailcrane.hold AS h
+		JOIN mailcrane.message AS m ON h.tenant IN (m.tenant, '*') AND h.template IN (m.template, '*')
+		WHERE m.id = $1
+		ORDER BY h.tenant, h.template
+		FOR KEY SHARE OF h`, t.messageID)
+	finished := false
+	batch.Queue(`
+		UPDATE mailcrane.message AS m
 		SET status = $2, reason = $3, held_by = $4, finished_at = CASE WHEN $2 <> 'held' THEN clock_timestamp() END
-		WHERE id = $1 AND status = 'queued'`,
-		t.messageID, string(s.status), s.reason, optional(s.heldBy))
-	batch.Queue(completeJob, t.job, t.jobAttempt, t.relay.instance.id)
+		WHERE m.id = $1
+		  AND m.status = 'queued'
+		  AND ($4::text IS DISTINCT FROM 'hold' OR mailcrane.held_because(m.tenant, m.template) IS NOT NULL)`,
+		t.messageID, string(s.status), s.reason, optional(s.heldBy)).
+		Exec(func(tag pgconn.CommandTag) error {
+			finished = tag.RowsAffected() == 1
+			return nil
+		})
+	batch.Queue(completeJob, t.job, t.jobAttempt, t.relay.instance.id, t.messageID)
 	if err := t.relay.Pool.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("finish as %s: %w", s.status, err)
+		return step{}, fmt.Errorf("finish as %s: %w", s.status, err)
+	}
+	if !finished {
+		return step{wait: time.Second}, nil
 	}
 	t.relay.Logger.Info("message finished without an attempt",
 		"message_id", t.messageID, "status", string(s.status), "reason", s.reason)
-	return nil
+	return s, nil
 }
 
 // invitationFields are the columns of an invitation that its template shows.

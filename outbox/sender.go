@@ -15,8 +15,9 @@ import (
 // and the Sender waits for the answer within its own deadline.
 //
 // A nil error means that the next hop has accepted responsibility. Any other
-// error is [Deferred], unless it is or wraps a [*SendError] that says otherwise,
-// or an [*Unavailable]: then nothing was tried.
+// error is [Deferred] before the handover and [Unknown] after it, unless it is or
+// wraps a [*SendError] that says otherwise, or an [*Unavailable]: then nothing was
+// tried.
 // The [Reply] is what the next hop said last, in success as in failure.
 //
 // Policy is not its business: retries, recording and suppression stay in the
