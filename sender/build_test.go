@@ -65,11 +65,11 @@ func compose(t testing.TB, m *outbox.Message, change ...func(*sender.EmailConfig
 
 func newComposer(t testing.TB, change ...func(*sender.EmailConfig)) *sender.Email {
 	t.Helper()
-	relay, err := sender.ParseRelay("smtp://127.0.0.1:1?tls=none")
+	relays, err := sender.ParseRelays("smtp://127.0.0.1:1?tls=none")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := sender.EmailConfig{Relay: relay, From: "Engine Club <club@example.com>", SubjectPrefix: "[Engine]"}
+	cfg := sender.EmailConfig{Relays: relays, From: "Engine Club <club@example.com>", SubjectPrefix: "[Engine]"}
 	for _, f := range change {
 		f(&cfg)
 	}

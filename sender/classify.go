@@ -3,6 +3,9 @@ package sender
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
+	"time"
 
 	"github.com/mailcrane/mailcrane/outbox"
 )
@@ -78,25 +81,100 @@ func speaksOfUs(p phase, r outbox.Reply) bool {
 	}
 }
 
-// failure is what ended a dialogue before the relay accepted the message.
-type failure struct {
-	phase phase
-	reply outbox.Reply // the relay's answer in that phase; Code 0 if there was none
-	err   error        // the cause, if it was not an answer
-	stale bool         // the connection was found dead at once; if it was an old one, a fresh one may do
+// blame says whose failure it was, and with that what may be done now: only what
+// is about the relay makes it worth to try another one.
+type blame int
+
+const (
+	blameMessage blame = iota // or its recipient: another relay would say the same
+	blameSelf                 // we gave up, were closed, or could not record the attempt
+	blameRelay                // it is down, hangs up, or asks for patience
+	blameDenial               // it does not relay to this recipient; see denials
+	blameRefusal              // it refuses us: ErrRefused
+)
+
+// verdict is what the failure says about the relay: one that speaks of the
+// message works.
+func (b blame) verdict() verdict {
+	return [...]verdict{works, noVerdict, fails, works, refusesUs}[b]
 }
 
-// sendError gives the failure as the error that Send returns.
-func (f *failure) sendError() error {
-	outcome, refused := classify(f.phase, f.reply)
+// blame decides whose failure f is. A relay that dies after the dot is at fault
+// like one that dies before, though the message may not go to another one then.
+func (f *failure) blame() blame {
+	_, refused := classify(f.phase, f.reply)
+	class := f.reply.Code / 100
+	switch {
+	case f.ours:
+		return blameSelf
+	case refused || f.refused || errors.Is(f.err, ErrRefused):
+		return blameRefusal
+	case class != 4 && class != 5, f.reply.Code == 421, f.reply.Code == 454:
+		return blameRelay
+	case class == 4 && f.phase < phaseRcpt: // all our messages have the same sender
+		return blameRelay
+	case class == 5 && f.phase == phaseRcpt && denies(f.reply):
+		return blameDenial
+	default:
+		return blameMessage
+	}
+}
+
+// elsewhere reports whether another relay may be tried, as long as handover was
+// not called.
+func (f *failure) elsewhere() bool {
+	blame := f.blame()
+	return f.retryAfter > 0 || blame != blameMessage && blame != blameSelf
+}
+
+// throttles reports whether the relay asks us to be slower. At RCPT 4.7.1 is
+// greylisting, which passes by itself.
+func (f *failure) throttles() bool {
+	switch {
+	case f.reply.Code == 421, f.reply.Code == 454:
+		return true
+	case f.phase == phaseRcpt || f.phase == phaseData:
+		return false
+	default:
+		return f.reply.Code/100 == 4 && strings.HasPrefix(f.reply.Enhanced, "4.7.")
+	}
+}
+
+var denial = regexp.MustCompile(`(?i)\brelay(ing)? (access )?(is )?(denied|prohibited|not (permitted|allowed))|\bunable to relay\b|\brcpthosts\b`)
+
+// denies recognises "relay access denied" in an answer to RCPT. RFC 3463 has
+// 5.7.1 for it, which is used for much else; so one alone is no evidence that
+// the relay refuses us.
+func denies(r outbox.Reply) bool { return r.Enhanced == "5.7.1" || denial.MatchString(r.Text) }
+
+// failure is what ended a dialogue before the relay accepted the message.
+type failure struct {
+	phase   phase
+	reply   outbox.Reply // the relay's answer in that phase; Code 0 if there was none
+	err     error        // the cause, if it was not an answer
+	stale   bool         // the connection was found dead at once; if it was an old one, a fresh one may do
+	ours    bool         // the relay has nothing to do with it
+	refused bool         // the relay refuses us, by evidence from more than this message
+
+	retryAfter time.Duration // nothing was tried; come back then
+}
+
+// cause gives the failure as an error, without its outcome.
+func (f *failure) cause() error {
 	err := f.err
 	if err == nil {
 		err = replyError(f.reply)
 	}
-	if refused {
+	if _, refused := classify(f.phase, f.reply); refused || f.refused {
 		err = fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	return &outbox.SendError{Outcome: outcome, Err: fmt.Errorf("%s: %w", f.phase, err)}
+	return fmt.Errorf("%s: %w", f.phase, err)
+}
+
+// sendError gives the failure as the error that Send returns.
+func (f *failure) sendError() error {
+	outcome, _ := classify(f.phase, f.reply)
+	return &outbox.SendError{Outcome: outcome, Err: f.cause()}
 }
 
 // replyError is a relay's answer that was not the one hoped for.

@@ -114,3 +114,95 @@ func TestFailure_keepsItsCause(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Who is to blame decides whether another relay is tried and what the breaker
+// hears; what throttles halves the connections.
+func TestBlame(t *testing.T) {
+	t.Parallel()
+	const throttles = true
+	for _, test := range []struct {
+		name      string
+		phase     phase
+		code      int
+		enhanced  string
+		text      string
+		blame     blame
+		throttles bool
+	}{
+		{"no connection", phaseConnect, 0, "", "", blameRelay, false},
+		{"greeting 421", phaseConnect, 421, "", "", blameRelay, throttles},
+		{"greeting 450", phaseConnect, 450, "", "", blameRelay, false},
+		{"greeting 450 4.7.1", phaseConnect, 450, "4.7.1", "", blameRelay, throttles},
+		{"greeting 554", phaseConnect, 554, "", "", blameRefusal, false},
+		{"AUTH 535", phaseConnect, 535, "5.7.8", "", blameRefusal, false},
+		{"AUTH 454", phaseConnect, 454, "4.7.0", "", blameRelay, throttles},
+		{"dropped at MAIL", phaseMail, 0, "", "", blameRelay, false},
+		{"MAIL 451", phaseMail, 451, "4.3.0", "", blameRelay, false},
+		{"MAIL 450 4.7.1", phaseMail, 450, "4.7.1", "", blameRelay, throttles},
+		{"MAIL 550", phaseMail, 550, "5.7.1", "", blameRefusal, false},
+		{"MAIL 552 too large", phaseMail, 552, "5.3.4", "", blameMessage, false},
+		{"dropped at RCPT", phaseRcpt, 0, "", "", blameRelay, false},
+		{"RCPT 421", phaseRcpt, 421, "4.3.2", "", blameRelay, throttles},
+		{"RCPT 450 greylisted", phaseRcpt, 450, "4.7.1", "greylisted", blameMessage, false},
+		{"RCPT 451 greylisted", phaseRcpt, 451, "4.7.1", "", blameMessage, false},
+		{"RCPT 454 denied for now", phaseRcpt, 454, "4.7.1", "Relay access denied", blameRelay, throttles},
+		{"RCPT 530", phaseRcpt, 530, "5.7.0", "", blameRefusal, false},
+		{"RCPT 550", phaseRcpt, 550, "5.1.1", "no such user", blameMessage, false},
+		{"RCPT 550 5.7.1", phaseRcpt, 550, "5.7.1", "", blameDenial, false},
+		{"Postfix", phaseRcpt, 554, "", "<ada@example.com>: Relay access denied", blameDenial, false},
+		{"sendmail", phaseRcpt, 550, "", "Relaying denied. IP name lookup failed", blameDenial, false},
+		{"Exim", phaseRcpt, 550, "", "relay not permitted", blameDenial, false},
+		{"Exchange", phaseRcpt, 550, "5.7.54", "SMTP; Unable to relay recipient in non-accepted domain", blameDenial, false},
+		{"qmail", phaseRcpt, 553, "", "sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)", blameDenial, false},
+		{"a user named so", phaseRcpt, 550, "5.1.1", "relay@example.com: access denied", blameMessage, false},
+		{"DATA 454", phaseData, 454, "4.7.0", "Throttling failure", blameRelay, throttles},
+		{"DATA 451", phaseData, 451, "4.7.1", "", blameMessage, false},
+		{"DATA 550 5.7.1", phaseData, 550, "5.7.1", "spam", blameMessage, false},
+		{"dropped in the body", phaseData, 0, "", "", blameRelay, false},
+		{"hung up during handover", phaseHandover, 0, "", "", blameRelay, false},
+		{"dropped at the dot", phaseDot, 0, "", "", blameRelay, false},
+		{"dot 421", phaseDot, 421, "", "", blameRelay, throttles},
+		{"dot 451 4.7.1", phaseDot, 451, "4.7.1", "", blameMessage, throttles},
+		{"dot 451", phaseDot, 451, "4.3.0", "", blameMessage, false},
+		{"dot 554", phaseDot, 554, "5.7.1", "spam", blameMessage, false},
+	} {
+		f := &failure{phase: test.phase, reply: outbox.Reply{Code: test.code, Enhanced: test.enhanced, Text: test.text}}
+		if got := f.blame(); got != test.blame || f.throttles() != test.throttles {
+			t.Errorf("%s: blame %d, throttles %t; want %d, %t", test.name, got, f.throttles(), test.blame, test.throttles)
+		}
+		f.ours = true
+		if f.blame() != blameSelf || f.elsewhere() || f.blame().verdict() != noVerdict {
+			t.Errorf("%s: when it is ours, the blame is %d", test.name, f.blame())
+		}
+	}
+	if f := (&failure{phase: phaseConnect, err: ErrRefused}); f.blame() != blameRefusal || f.blame().verdict() != refusesUs {
+		t.Errorf("no STARTTLS: blame %d", f.blame())
+	}
+}
+
+// Evidence that a relay refuses us is ten denials in a row, at five domains.
+func TestDenials(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		answers string // a letter for a domain that is denied, a dot for any other answer
+		want    bool
+	}{
+		"ten, at five domains":          {"abcdeabcde", true},
+		"nine":                          {"abcdeabcd", false},
+		"ten, at four domains":          {"abcdabcdab", false},
+		"one domain, however often":     {"aaaaaaaaaaaaaaaaaaaa", false},
+		"another answer in between":     {"abcdeabcd.e", false},
+		"ten after it":                  {"abcde.abcdeabcde", true},
+		"the last ten count":            {"efghijaaaaaaabcd", false},
+		"the last ten count, with five": {"aaaaaaaaaaaaaaaaaaaabcde", true},
+	} {
+		var d denials
+		var got bool
+		for _, domain := range test.answers {
+			got = d.note(string(domain), domain != '.')
+		}
+		if got != test.want || len(d.domains) > denialsInRow {
+			t.Errorf("%s: %t, %d remembered", name, got, len(d.domains))
+		}
+	}
+}

@@ -66,14 +66,14 @@ func (d *dialer) dial(ctx context.Context) (*conn, *failure) {
 		err = givenUp(ctx)
 	}
 	if err != nil {
-		return nil, &failure{phase: phaseConnect, err: err}
+		return nil, &failure{phase: phaseConnect, reply: outbox.Reply{Relay: d.relay.Addr()}, err: err, ours: ctx.Err() != nil}
 	}
 	w := &wire{Conn: nc}
 	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
 	client, err := d.shakeHands(ctx, w)
 	if !stop() {
 		_ = w.Close()
-		return nil, &failure{phase: phaseConnect, reply: outbox.Reply{Relay: d.relay.Addr()}, err: givenUp(ctx)}
+		return nil, &failure{phase: phaseConnect, reply: outbox.Reply{Relay: d.relay.Addr()}, err: givenUp(ctx), ours: true}
 	}
 	if err != nil {
 		_ = w.Close()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/textproto"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/wneessen/go-mail/smtp"
@@ -21,6 +22,9 @@ type envelope struct {
 	data     []byte   // CRLF lines, the last one complete; not yet dot-stuffed
 	secrets  []string // what a reply may quote and nobody should read
 }
+
+// domain is that of the recipient, in A-labels.
+func (e envelope) domain() string { return e.to[strings.LastIndexByte(e.to, '@')+1:] }
 
 // conn is a connection past greeting, TLS and AUTH. One goroutine uses it at a
 // time.
@@ -58,7 +62,7 @@ func (c *conn) send(ctx context.Context, e envelope, handover outbox.Handover) (
 	if !stop() {
 		c.clean = false
 		if fail == nil || fail.reply.Code == 0 {
-			fail = &failure{phase: phaseData, err: givenUp(ctx)}
+			fail = &failure{phase: phaseData, err: givenUp(ctx), ours: true}
 		}
 		return outbox.Reply{}, fail
 	}
@@ -66,7 +70,7 @@ func (c *conn) send(ctx context.Context, e envelope, handover outbox.Handover) (
 		return outbox.Reply{}, fail
 	}
 	if err := handover(ctx, c.relay); err != nil {
-		return outbox.Reply{}, &failure{phase: phaseHandover, err: err}
+		return outbox.Reply{}, &failure{phase: phaseHandover, err: err, ours: true}
 	}
 	return c.finish(e)
 }

@@ -17,18 +17,35 @@
 // second dot by accident. Whatever RSET or QUIT say after an accepted message
 // changes nothing.
 //
+// # Several relays
+//
+// One Send tries them in turn, by priority, and among equals those with the most
+// room first. What is about the relay sends the message on to the next: it cannot
+// be reached, refuses us ([ErrRefused]), hangs up, or asks for patience. What is
+// about the message or its recipient does not, and once handover was called
+// nothing does. "Relay access denied" is about the recipient if all relays say
+// so, and about us if one relay says it ten times in a row, to recipients at five
+// domains or more.
+//
+// After five failures in a row, or one refusal, a relay is left alone for a
+// while; then one message at a time finds out whether it works again. While no
+// relay can be used, and while a limit of messages is reached, Send tries
+// nothing and returns an [*outbox.Unavailable].
+//
 // # Words
 //
-// The relay is the SMTP server that takes our mail, the next hop. A phase is how
-// far the dialogue with it came. A failure is what ended the dialogue; classify
-// turns it into an [outbox.Outcome], and is the place to look up who decides
-// what.
+// The relay is the SMTP server that takes our mail, the next hop; a route is one
+// relay with all that we know of it, such as its breaker, which keeps us from it
+// while it does not work. A phase is how far the dialogue with it came. A failure
+// is what ended the dialogue; classify turns it into an [outbox.Outcome], and is
+// the place to look up who decides what. Its blame decides whether another relay
+// may be tried.
 //
 // # Use
 //
-//	relay, err := sender.ParseRelay("smtp://user:password@mail.example.com")
+//	relays, err := sender.ParseRelays("smtp://user:password@mail.example.com")
 //	templates, err := sender.LoadTemplates(os.DirFS("/etc/mailcrane/templates"))
-//	email, err := sender.NewEmail(sender.EmailConfig{Relay: relay, From: "Club <club@example.com>", Templates: templates})
+//	email, err := sender.NewEmail(sender.EmailConfig{Relays: relays, From: "Club <club@example.com>", Templates: templates})
 //	reply, err := email.Send(ctx, message, handover)
 //	err = email.Close()
 package sender

@@ -9,40 +9,45 @@ import (
 	"log/slog"
 	"net/mail"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/mailcrane/mailcrane/outbox"
 )
 
-// EmailConfig says how mail is written and through which relay it goes. Relay
+// EmailConfig says how mail is written and through which relays it goes. Relays
 // and From are required; everything else has a sensible zero value.
 type EmailConfig struct {
-	Relay         Relay      // see [ParseRelay]
+	Relays        []Relay    // in the order in which they are tried; see [ParseRelays]
 	From          string     // mailbox of the From field, such as "Club <club@example.com>"
 	EnvelopeFrom  string     // address that bounces go to; default: the address in From
 	SubjectPrefix string     // stands before every subject, such as "[Club]"; default none
 	Templates     *Templates // default: the embedded ones
 
-	Connections      int           // open at the same time; default 8
+	Connections      int           // open to each relay at the same time, unless its URL says so, beginning with 4; default 8
 	MaxPerConnection int           // messages; default 100
 	MaxConnectionAge time.Duration // default 300 s
 	IdleTimeout      time.Duration // an unused connection is closed after this; default 5 s
 	Timeouts         Timeouts      // of the single steps; default RFC 5321 section 4.5.3.2
+
+	DomainRates map[string]Rate // of messages to a recipient domain, "*" being each other domain; default: no limit
+	BreakerMin  time.Duration   // a relay that fails is left alone for so long; default 5 s
+	BreakerMax  time.Duration   // doubling up to this while it refuses us, and up to 30 s while it fails; default 5 min
 
 	LocalName string       // our name in EHLO; default: the name of this host
 	TLS       *tls.Config  // default: the system's certificate authorities, TLS 1.2 or later
 	Logger    *slog.Logger // default: slog.Default()
 }
 
-// Email sends messages of the channel "email" through one relay. It is safe for
-// use by many goroutines, and implements [outbox.Sender].
+// Email sends messages of the channel "email" through one of its relays. It is
+// safe for use by many goroutines, and implements [outbox.Sender].
 type Email struct {
 	from         mail.Address
 	envelopeFrom string
 	prefix       string
 	templates    *Templates
-	dialer       dialer
-	pool         *pool
+	routes       []*route
+	domains      *domainLimits
 	logger       *slog.Logger
 }
 
@@ -57,9 +62,11 @@ func NewEmail(cfg EmailConfig) (*Email, error) {
 			problems = append(problems, err)
 		}
 	}
-	if cfg.Relay.host == "" {
+	if len(cfg.Relays) == 0 || slices.ContainsFunc(cfg.Relays, func(r Relay) bool { return r.host == "" }) {
 		problem(errors.New("the relay is missing"))
 	}
+	domains, err := newDomainLimits(cfg.DomainRates)
+	problem(err)
 	from, err := parseMailbox(cfg.From)
 	if err != nil {
 		problem(fmt.Errorf("from %w", err))
@@ -85,14 +92,32 @@ func NewEmail(cfg EmailConfig) (*Email, error) {
 		envelopeFrom: envelopeFrom,
 		prefix:       oneLine(cfg.SubjectPrefix),
 		templates:    templates,
-		dialer: dialer{
-			relay: cfg.Relay, localName: localName,
-			tls: tlsConfig(cfg.TLS, cfg.Relay.host), timeouts: cfg.Timeouts.withDefaults(),
-		},
-		pool: newPool(defaultTo(cfg.Connections, 8), defaultTo(cfg.MaxPerConnection, 100),
-			defaultTo(cfg.MaxConnectionAge, 300*time.Second), defaultTo(cfg.IdleTimeout, 5*time.Second)),
-		logger: cmp.Or(cfg.Logger, slog.Default()),
+		routes:       cfg.routes(localName),
+		domains:      domains,
+		logger:       cmp.Or(cfg.Logger, slog.Default()),
 	}, nil
+}
+
+// routes prepares the way to each relay.
+func (cfg EmailConfig) routes(localName string) []*route {
+	var routes []*route
+	shortest := defaultTo(cfg.BreakerMin, 5*time.Second)
+	for i, relay := range cfg.Relays {
+		connections := cmp.Or(relay.connections, defaultTo(cfg.Connections, 8))
+		routes = append(routes, &route{
+			priority: cmp.Or(relay.priority, i+1),
+			dialer: dialer{
+				relay: relay, localName: localName,
+				tls: tlsConfig(cfg.TLS, relay.host), timeouts: cfg.Timeouts.withDefaults(),
+			},
+			pool: newPool(connections, defaultTo(cfg.MaxPerConnection, 100),
+				defaultTo(cfg.MaxConnectionAge, 300*time.Second), defaultTo(cfg.IdleTimeout, 5*time.Second)),
+			breaker: &breaker{shortest: shortest, longest: max(shortest, defaultTo(cfg.BreakerMax, 5*time.Minute))},
+			limit:   newLimit(relay.rate),
+			logger:  cmp.Or(cfg.Logger, slog.Default()),
+		})
+	}
+	return routes
 }
 
 func localName(configured string) (string, error) {
@@ -115,26 +140,25 @@ func tlsConfig(base *tls.Config, host string) *tls.Config {
 	return config
 }
 
-// Send renders m, and hands it to the relay as package comment and
+// Send renders m, and hands it to one of the relays as package comment and
 // [outbox.Sender] describe. An error is a [*outbox.SendError]: Rejected if the
 // template, the address or the relay say that no later attempt would differ,
-// Unknown if the answer to the dot was lost, Deferred otherwise. If it wraps
-// [ErrRefused] the relay refuses us, which is logged as an error too.
+// Unknown if the answer to the dot was lost, Deferred otherwise. Or it is an
+// [*outbox.Unavailable]: no relay works at the moment, those tried refuse us
+// ([ErrRefused]), or a limit is reached. The reply is that of the relay tried
+// last.
 func (e *Email) Send(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+	if err := e.usable(); err != nil {
+		return outbox.Reply{}, err
+	}
 	envelope, err := e.compose(m)
 	if err != nil {
 		return outbox.Reply{}, &outbox.SendError{Outcome: outbox.Rejected, Err: err}
 	}
-	reply, fail := e.deliver(ctx, envelope, handover)
-	if fail == nil {
-		return reply, nil
+	if err := e.admit(ctx, envelope.domain()); err != nil {
+		return outbox.Reply{}, err
 	}
-	err = fail.sendError()
-	if errors.Is(err, ErrRefused) {
-		e.logger.ErrorContext(ctx, "relay refuses us", "message_id", m.ID, "attempt", m.Attempt, "channel", m.Channel,
-			"relay", e.dialer.relay.Addr(), "code", reply.Code, "enhanced", reply.Enhanced, "error", err)
-	}
-	return reply, err
+	return e.deliver(ctx, m, envelope, handover)
 }
 
 // Compose gives the bytes that Send would transmit for m, for a preview. They
@@ -147,39 +171,8 @@ func (e *Email) Compose(m *outbox.Message) ([]byte, error) {
 // Close closes the connections that wait for work. It does not wait for
 // messages under way; their connections are closed as they end.
 func (e *Email) Close() error {
-	e.pool.close()
+	for _, r := range e.routes {
+		r.pool.close()
+	}
 	return nil
-}
-
-// deliver finds a connection for the envelope. One that has been used before may
-// have died unnoticed; then, and only before anything was offered, a fresh one
-// gets its chance.
-func (e *Email) deliver(ctx context.Context, env envelope, handover outbox.Handover) (outbox.Reply, *failure) {
-	if err := e.pool.acquire(ctx); err != nil {
-		return outbox.Reply{}, &failure{phase: phaseConnect, err: err}
-	}
-	defer e.pool.release()
-	if c := e.pool.take(); c != nil {
-		reply, fail := e.converse(ctx, c, env, handover)
-		if fail == nil || !fail.stale {
-			return reply, fail
-		}
-	}
-	c, fail := e.dialer.dial(ctx)
-	if fail != nil {
-		return fail.reply, fail
-	}
-	return e.converse(ctx, c, env, handover)
-}
-
-// converse puts the connection back afterwards, in a panic too; put closes it
-// unless the dialogue came to a clean end.
-func (e *Email) converse(ctx context.Context, c *conn, env envelope, handover outbox.Handover) (outbox.Reply, *failure) {
-	defer e.pool.put(c)
-	reply, fail := c.send(ctx, env, handover)
-	if fail != nil {
-		reply = fail.reply
-	}
-	reply.Relay = c.relay
-	return reply, fail
 }

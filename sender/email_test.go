@@ -34,11 +34,11 @@ func TestNewEmail_acceptsMailboxes(t *testing.T) {
 		}
 	}
 	for _, from := range []string{"", "club", "a@example.com, b@example.com", "Club <club@example.com>\r\nBcc: x@example.com", "clüb@example.com"} {
-		relay, err := sender.ParseRelay("smtp://127.0.0.1?tls=none")
+		relays, err := sender.ParseRelays("smtp://127.0.0.1?tls=none")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := sender.NewEmail(sender.EmailConfig{Relay: relay, From: from}); err == nil {
+		if _, err := sender.NewEmail(sender.EmailConfig{Relays: relays, From: from}); err == nil {
 			t.Errorf("%q is accepted", from)
 		}
 	}

@@ -19,12 +19,12 @@ func ExampleEmail_Send() {
 		return
 	}
 	defer func() { _ = box.Close() }()
-	relay, err := sender.ParseRelay("smtp://" + box.Addr() + "?tls=none")
+	relays, err := sender.ParseRelays("smtp://" + box.Addr() + "?tls=none")
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	email, err := sender.NewEmail(sender.EmailConfig{Relay: relay, From: "Engine Club <club@example.com>"})
+	email, err := sender.NewEmail(sender.EmailConfig{Relays: relays, From: "Engine Club <club@example.com>"})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -250,6 +250,7 @@ func TestSend_leaksNoConnectionWhenTheHandshakeFails(t *testing.T) {
 			email := newEmail(t, fmt.Sprintf(test.url, box.Addr()), func(c *sender.EmailConfig) {
 				c.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 				c.Timeouts = sender.Timeouts{Connect: short, Greeting: short, Command: short}
+				c.BreakerMin, c.BreakerMax = time.Nanosecond, time.Nanosecond
 			})
 			for range 5 {
 				_ = send(t, email, outbox.Deferred)
@@ -284,6 +285,7 @@ func TestSend_manyAtATimeEachOnce(t *testing.T) {
 	}})
 	email := newEmail(t, "smtp://"+box.Addr(), trusting(client), func(c *sender.EmailConfig) {
 		c.Connections, c.MaxPerConnection = size, 20
+		c.BreakerMin, c.BreakerMax = 5*time.Millisecond, 5*time.Millisecond
 	})
 	var wg sync.WaitGroup
 	for n := range messages {
@@ -295,6 +297,7 @@ func TestSend_manyAtATimeEachOnce(t *testing.T) {
 			for {
 				var h handovers
 				_, err := email.Send(t.Context(), invitation(to), h.record)
+				comeBack(err)
 				if outcome := outbox.OutcomeOf(err); outcome == outbox.Accepted && n%10 != 0 || outcome == outbox.Rejected && n%10 == 0 {
 					return
 				} else if outcome != outbox.Deferred {

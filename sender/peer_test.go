@@ -161,15 +161,15 @@ func (s *session) hangUp() {
 	_ = s.conn.Close()
 }
 
-// newEmail gives a sender for the relay at addr, without encryption.
-func newEmail(t testing.TB, url string, change ...func(*sender.EmailConfig)) *sender.Email {
+// newEmail gives a sender for the relays at urls.
+func newEmail(t testing.TB, urls string, change ...func(*sender.EmailConfig)) *sender.Email {
 	t.Helper()
-	relay, err := sender.ParseRelay(url)
+	relays, err := sender.ParseRelays(urls)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return newComposer(t, append([]func(*sender.EmailConfig){func(c *sender.EmailConfig) {
-		c.Relay = relay
+		c.Relays = relays
 		c.LocalName = "client.example.com"
 		c.Logger = discard
 	}}, change...)...)
@@ -206,7 +206,8 @@ func wantOutcome(t *testing.T, err error, want outbox.Outcome) {
 	if got := outbox.OutcomeOf(err); got != want {
 		t.Errorf("the outcome is %s, want %s; the error is %v", got, want, err)
 	}
-	if _, ok := errors.AsType[*outbox.SendError](err); err != nil && !ok {
-		t.Errorf("%v is no SendError", err)
+	_, attempted := errors.AsType[*outbox.SendError](err)
+	if _, ok := errors.AsType[*outbox.Unavailable](err); err != nil && ok == attempted {
+		t.Errorf("%v is neither a SendError nor an Unavailable, or both", err)
 	}
 }

@@ -33,6 +33,39 @@ type Relay struct {
 	user       string
 	password   string
 	mechanism  string // forced AUTH mechanism, upper case; empty: the best on offer
+
+	priority    int  // from 1, lower first; 0: its place among the relays
+	connections int  // open at the same time; 0: as EmailConfig says
+	rate        Rate // of messages; zero: as many as it takes
+}
+
+// ParseRelays reads the URLs of one or several relays, separated by commas or
+// white space. What each may hold is said at [ParseRelay]; a comma in user name
+// or password is written %2C. The error lists the mistakes of all.
+func ParseRelays(rawURLs string) ([]Relay, error) {
+	list := splitList(rawURLs)
+	if len(list) == 0 {
+		return nil, errors.New("relay URL: there is none")
+	}
+	var relays []Relay
+	var problems []error
+	for i, rawURL := range list {
+		name := "relay URL"
+		if len(list) > 1 {
+			name = fmt.Sprintf("relay URL %d", i+1)
+		}
+		relay, err := parseRelay(name, rawURL)
+		relays, problems = append(relays, relay), append(problems, err)
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	return relays, nil
+}
+
+// splitList takes a list apart at commas and white space.
+func splitList(list string) []string {
+	return strings.FieldsFunc(list, func(c rune) bool { return c == ',' || unicode.IsSpace(c) })
 }
 
 // ParseRelay reads a relay's URL:
@@ -50,28 +83,38 @@ type Relay struct {
 //	                        use this mechanism; the default is the strongest on offer
 //	plaintext_auth=allow    send credentials without encryption to another machine;
 //	                        refused without this word
+//	priority=1              1 to 1000: among several relays the lowest number comes
+//	                        first, and equal ones share the mail; the default is the
+//	                        place in the list
+//	connections=8           1 to 100, open at the same time; the default is
+//	                        EmailConfig.Connections
+//	rate=20                 messages a second at most, or 600/m, or 10000/h: see [Rate];
+//	                        without it there is no limit
 //
 // The error lists every mistake, and quotes nothing that could be a password.
-func ParseRelay(rawURL string) (Relay, error) {
+func ParseRelay(rawURL string) (Relay, error) { return parseRelay("relay URL", rawURL) }
+
+// parseRelay calls the URL by name in its errors.
+func parseRelay(name, rawURL string) (Relay, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		// The parser's own message quotes parts of the URL, the password perhaps.
-		return Relay{}, errors.New("relay URL: cannot be parsed; characters such as / ? # % in user name and password must be percent-encoded")
+		return Relay{}, errors.New(name + ": cannot be parsed; characters such as / ? # % , in user name and password must be percent-encoded")
 	}
 	r := Relay{host: u.Hostname(), port: u.Port(), user: u.User.Username()}
 	r.password, _ = u.User.Password()
 	var problems []error
 	problem := func(format string, args ...any) {
-		problems = append(problems, fmt.Errorf("relay URL: "+format, args...))
+		problems = append(problems, fmt.Errorf(name+": "+format, args...))
 	}
 
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
 		problem("the parameters after ? cannot be parsed")
 	}
-	for name := range query {
-		if !slices.Contains([]string{"tls", "auth", "plaintext_auth"}, name) {
-			problem("unknown parameter; there are tls, auth and plaintext_auth")
+	for parameter := range query {
+		if !slices.Contains([]string{"tls", "auth", "plaintext_auth", "priority", "connections", "rate"}, parameter) {
+			problem("unknown parameter; there are tls, auth, plaintext_auth, priority, connections and rate")
 		}
 	}
 	if err := r.setEncryption(u.Scheme, query.Get("tls")); err != nil {
@@ -86,10 +129,35 @@ func ParseRelay(rawURL string) (Relay, error) {
 	if err := r.setAuth(u.User, query.Get("auth"), query.Get("plaintext_auth")); err != nil {
 		problem("%w", err)
 	}
+	if err := r.setShare(query); err != nil {
+		problem("%w", err)
+	}
 	if len(problems) > 0 {
 		return Relay{}, errors.Join(problems...)
 	}
 	return r, nil
+}
+
+// setShare reads which part of the mail the relay gets.
+func (r *Relay) setShare(query url.Values) (err error) {
+	for _, number := range []struct {
+		name string
+		most int
+		into *int
+	}{{"priority", 1000, &r.priority}, {"connections", 100, &r.connections}} {
+		if !query.Has(number.name) {
+			continue
+		}
+		if *number.into, err = strconv.Atoi(query.Get(number.name)); err != nil || *number.into < 1 || *number.into > number.most {
+			return fmt.Errorf("%s must be 1 to %d", number.name, number.most)
+		}
+	}
+	if query.Has("rate") {
+		if r.rate, err = ParseRate(query.Get("rate")); err != nil {
+			return fmt.Errorf("rate %w", err)
+		}
+	}
+	return nil
 }
 
 func (r *Relay) setEncryption(scheme, choice string) error {
@@ -182,7 +250,16 @@ func (r Relay) String() string {
 	if r.mechanism != "" {
 		query.Set("auth", strings.ToLower(r.mechanism))
 	}
-	u.RawQuery = query.Encode()
+	if r.priority > 0 {
+		query.Set("priority", strconv.Itoa(r.priority))
+	}
+	if r.connections > 0 {
+		query.Set("connections", strconv.Itoa(r.connections))
+	}
+	if r.rate != (Rate{}) {
+		query.Set("rate", r.rate.String())
+	}
+	u.RawQuery = strings.ReplaceAll(query.Encode(), "%2F", "/") // that of a rate, for people
 	if r.user == "" {
 		return u.String()
 	}

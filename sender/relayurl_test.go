@@ -27,6 +27,8 @@ func TestParseRelay_acceptsWhatItDocuments(t *testing.T) {
 		{"smtp://user:secret@mail:25?tls=none&plaintext_auth=allow", "mail:25", "smtp://***@mail:25?tls=none"},
 		{"smtp://user:secret@mail.example.com?auth=SCRAM-sha-256", "mail.example.com:587", "smtp://***@mail.example.com:587?auth=scram-sha-256"},
 		{"smtp://mail_relay:25?tls=none", "mail_relay:25", "smtp://mail_relay:25?tls=none"},
+		{"smtp://mail.example.com?rate=600/m&priority=2&connections=4", "mail.example.com:587", "smtp://mail.example.com:587?connections=4&priority=2&rate=600/m"},
+		{"smtp://mail.example.com?rate=20", "mail.example.com:587", "smtp://mail.example.com:587?rate=20/s"},
 		{"smtp://bücher.example", "xn--bcher-kva.example:587", "smtp://xn--bcher-kva.example:587"},
 	} {
 		relay, err := sender.ParseRelay(test.url)
@@ -69,6 +71,12 @@ func TestParseRelay_refusesMistakesWithoutQuotingThePassword(t *testing.T) {
 		{"smtp://user:s3cret@10.0.0.1?tls=none&plaintext_auth=yes", "can only be allow"},
 		{"smtp://user:s3cret@mail.example.com/path", "nothing may follow"},
 		{"smtp://user:s3cret@mail.example.com#s3cret", "nothing may follow"},
+		{"smtp://user:s3cret@mail.example.com?priority=0", "priority must be 1 to 1000"},
+		{"smtp://user:s3cret@mail.example.com?priority=s3cret", "priority must be"},
+		{"smtp://user:s3cret@mail.example.com?connections=101", "connections must be 1 to 100"},
+		{"smtp://user:s3cret@mail.example.com?connections=", "connections must be"},
+		{"smtp://user:s3cret@mail.example.com?rate=0", "rate must be"},
+		{"smtp://user:s3cret@mail.example.com?rate=s3/s", "rate must be"},
 		{"smtp://user:s3cret@exa mple.com", "percent-encoded"},
 		{"smtp://user:s3cret@ex\u200eample.com", "host is not"},
 	} {
@@ -111,5 +119,25 @@ func TestRelay_neverPrintsItsPassword(t *testing.T) {
 		if strings.Contains(printed, "s3cret") || strings.Contains(printed, "us3r") {
 			t.Errorf("printed: %s", printed)
 		}
+	}
+}
+
+func TestParseRelays(t *testing.T) {
+	t.Parallel()
+	relays, err := sender.ParseRelays(" smtp://us3r:s3cret@a.example,smtps://us3r:s3cret@b.example?priority=1 ,\n\tsmtp://c.example?tls=none\n")
+	if got, want := fmt.Sprint(relays), "[smtp://***@a.example:587 smtps://***@b.example:465?priority=1 smtp://c.example:25?tls=none]"; got != want || err != nil {
+		t.Errorf("got %s, %v; want %s", got, err, want)
+	}
+	_, err = sender.ParseRelays("smtp://a.example, smtp://us3r:s3,cret@b.example http://us3r:s3cret@c.example?x=s3cret smtp://d.example?rate=s3")
+	for _, want := range []string{"relay URL 2: cannot be parsed", "% , in user name", "relay URL 3: the scheme", "relay URL 4: the scheme", "relay URL 4: unknown parameter", "relay URL 5: rate must"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing in: %v", want, err)
+		}
+	}
+	if err == nil || strings.Contains(err.Error(), "s3") || strings.Contains(err.Error(), "cret") || strings.Contains(err.Error(), "URL 1") {
+		t.Errorf("too much is in: %v", err)
+	}
+	if _, err := sender.ParseRelays(" , "); err == nil || err.Error() != "relay URL: there is none" {
+		t.Errorf("no URL: %v", err)
 	}
 }

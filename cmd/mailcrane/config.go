@@ -22,10 +22,11 @@ import (
 type Config struct {
 	DatabaseURL string
 
-	SMTP              sender.Relay
+	SMTP              []sender.Relay
 	SMTPConnections   int
 	SMTPMaxMessages   int
 	SMTPIdleTimeout   time.Duration
+	DomainRates       map[string]sender.Rate
 	From              string
 	SubjectPrefix     string
 	Templates         string
@@ -72,8 +73,8 @@ func settings() []setting {
 	return []setting{
 		{name: "DATABASE_URL", usage: "PostgreSQL, such as postgres://user:password@host/database", redact: redactDatabaseURL,
 			parse: func(c *Config, v string) error { c.DatabaseURL = v; return checkDatabaseURL(v) }},
-		{name: "SMTP_URL", usage: "the relay: smtp://user:password@host:587 (STARTTLS required), smtps://…:465", redact: redactSMTPURL,
-			parse: func(c *Config, v string) (err error) { c.SMTP, err = sender.ParseRelay(v); return err }},
+		{name: "SMTP_URL", usage: "the relay: smtp://user:password@host:587 (STARTTLS required), smtps://…:465; or several, separated by commas", redact: redactSMTPURL,
+			parse: func(c *Config, v string) (err error) { c.SMTP, err = sender.ParseRelays(v); return err }},
 		{name: "MAILCRANE_FROM", usage: `the sender of the mails, such as "Club <club@example.com>"`,
 			parse: func(c *Config, v string) error { c.From = v; return checkFrom(v) }},
 		{name: "MAILCRANE_SUBJECT_PREFIX", usage: `stands before every subject, such as "[Club]"`,
@@ -92,12 +93,14 @@ func settings() []setting {
 			parse: func(c *Config, v string) error { c.PublicURL = strings.TrimSuffix(v, "/"); return checkWebURL(v) }},
 		{name: "MAILCRANE_WORKERS", initial: "50", usage: "messages in hand at a time",
 			parse: func(c *Config, v string) error { return parseInt(v, 1, 1000, &c.Workers) }},
-		{name: "MAILCRANE_SMTP_CONNECTIONS", initial: "8", usage: "connections to the relay at a time",
+		{name: "MAILCRANE_SMTP_CONNECTIONS", initial: "8", usage: "connections to each relay at a time, at most",
 			parse: func(c *Config, v string) error { return parseInt(v, 1, 100, &c.SMTPConnections) }},
 		{name: "MAILCRANE_SMTP_MAX_MESSAGES", initial: "100", usage: "messages on one connection before it is replaced",
 			parse: func(c *Config, v string) error { return parseInt(v, 1, 100_000, &c.SMTPMaxMessages) }},
 		{name: "MAILCRANE_SMTP_IDLE_TIMEOUT", initial: "5s", usage: "how long an unused connection to the relay stays open",
 			parse: func(c *Config, v string) error { return parseDuration(v, time.Second, time.Hour, &c.SMTPIdleTimeout) }},
+		{name: "MAILCRANE_DOMAIN_RATES", usage: `messages to a recipient domain, a second or /m or /h, such as "gmail.com=20, *=300/m"`,
+			parse: func(c *Config, v string) (err error) { c.DomainRates, err = sender.ParseDomainRates(v); return err }},
 		{name: "MAILCRANE_POLL_ONLY", initial: "false", usage: "do not LISTEN: for a pooler in transaction mode",
 			parse: func(c *Config, v string) error { return parseBool(v, &c.PollOnly) }},
 		{name: "MAILCRANE_RETRY_MIN", initial: "30s", usage: "wait after the first deferred attempt; doubles from there",

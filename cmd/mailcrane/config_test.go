@@ -56,7 +56,7 @@ func TestLoad_reportsAllMistakesTogether(t *testing.T) {
 		"MAILCRANE_WORKERS": "0", "MAILCRANE_SMTP_CONNECTIONS": "many", "MAILCRANE_POLL_ONLY": "perhaps", "MAILCRANE_RETRY_MIN": "3",
 		"MAILCRANE_LEASE": "1ms", "MAILCRANE_UNSAFE_DATABASE": "perhaps", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml",
 		"MAILCRANE_SMTP_MAX_MESSAGES": "0", "MAILCRANE_SMTP_IDLE_TIMEOUT": "0s", "MAILCRANE_RETRY_MAX": "soon", "MAILCRANE_STOP_TIMEOUT": "x",
-		"MAILCRANE_SUBJECT_PREFX": "[x]",
+		"MAILCRANE_SUBJECT_PREFX": "[x]", "MAILCRANE_DOMAIN_RATES": "gmail.com",
 	}
 	var environ []string
 	for name, value := range mistakes {
@@ -102,6 +102,12 @@ func TestLoad_readsSecretsFromFilesAndPrintsNone(t *testing.T) {
 		if strings.Contains(c.String(), hidden) {
 			t.Errorf("%s is printed:\n%s", hidden, c)
 		}
+	}
+	if got, want := redactSMTPURL("smtp://me:hunter2@a.example?rate=5 smtps://me:hunter2@b.example"), "smtp://***@a.example:587?rate=5/s, smtps://***@b.example:465"; got != want {
+		t.Errorf("printed: %s", got)
+	}
+	if got := redactSMTPURL("smtp://a.example,smtp://me:hunter,2@b.example"); got != "(cannot be read)" {
+		t.Errorf("printed: %s", got)
 	}
 	if got := redactDatabaseURL("host=db user=app password='hunter 2' dbname=app"); strings.Contains(got, "hunter") {
 		t.Errorf("printed: %s", got)

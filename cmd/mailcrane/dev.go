@@ -77,7 +77,7 @@ func dev(ctx context.Context, c Config, ephemeral, givenDatabase bool, stdout, s
 		return err
 	}
 	defer box.Close() //nolint:errcheck // its mails end with it
-	if d.SMTP, err = sender.ParseRelay("smtp://" + box.Addr() + "?tls=none"); err != nil {
+	if d.SMTP, err = sender.ParseRelays("smtp://" + box.Addr() + "?tls=none"); err != nil {
 		return err
 	}
 	inbox := box.Handler()

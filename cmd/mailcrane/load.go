@@ -218,9 +218,13 @@ func redactDatabaseURL(v string) string {
 }
 
 func redactSMTPURL(v string) string {
-	relay, err := sender.ParseRelay(v)
+	relays, err := sender.ParseRelays(v)
 	if err != nil {
 		return "(cannot be read)"
 	}
-	return relay.String()
+	urls := make([]string, len(relays))
+	for i, relay := range relays {
+		urls[i] = relay.String()
+	}
+	return strings.Join(urls, ", ")
 }

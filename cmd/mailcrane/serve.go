@@ -145,13 +145,14 @@ func (d daemon) newEmail() (*sender.Email, error) {
 		return nil, fmt.Errorf("templates: %w", err)
 	}
 	return sender.NewEmail(sender.EmailConfig{
-		Relay:            d.SMTP,
+		Relays:           d.SMTP,
 		From:             d.From,
 		SubjectPrefix:    d.SubjectPrefix,
 		Templates:        templates,
 		Connections:      d.SMTPConnections,
 		MaxPerConnection: d.SMTPMaxMessages,
 		IdleTimeout:      d.SMTPIdleTimeout,
+		DomainRates:      d.DomainRates,
 		Logger:           d.log,
 	})
 }
