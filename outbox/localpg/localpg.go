@@ -239,6 +239,12 @@ func (s *Server) Dir() string { return s.dir.path }
 // Version is the version of the server, such as "17.6".
 func (s *Server) Version() string { return s.version }
 
+// Kill ends the server as a crash does: at once, with nothing more written. [Start]
+// with the same Dir recovers what was committed.
+func (s *Server) Kill() error {
+	return errors.Join(s.process.crash(), s.dir.close(false))
+}
+
 // Stop shuts the server down, open connections or not, and removes an ephemeral
 // directory. When ctx ends first, it kills.
 func (s *Server) Stop(ctx context.Context) error {

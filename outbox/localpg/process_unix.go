@@ -97,6 +97,15 @@ func (p *process) stop(ctx context.Context) error {
 	return fmt.Errorf("stop PostgreSQL: %w", ctx.Err())
 }
 
+// crash makes the server and its children drop everything (an immediate shutdown).
+func (p *process) crash() error {
+	if err := p.cmd.Process.Signal(syscall.SIGQUIT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill PostgreSQL: %w", err)
+	}
+	<-p.done
+	return nil
+}
+
 // processLives says whether there is a process with that id, whoever owns it.
 func processLives(pid int) bool {
 	err := syscall.Kill(pid, 0)

@@ -285,3 +285,31 @@ func waitForFile(t *testing.T, path string) string {
 		<-ticker.C
 	}
 }
+
+// What was committed before the server was killed is there after the next start,
+// at the same address.
+func TestKill_losesNothingThatWasCommitted(t *testing.T) {
+	t.Parallel()
+	config := localpg.Config{Dir: filepath.Join(tempDir(t), "new")}
+	server, err := localpg.Start(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), `CREATE TABLE kept AS SELECT '42' AS n`); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	again := start(t, config)
+	if again.URL() != server.URL() {
+		t.Errorf("it was %s, and is %s", server.URL(), again.URL())
+	}
+	if got := query(t, again.URL(), `SELECT n FROM kept`); got != "42" {
+		t.Errorf("got %s", got)
+	}
+}

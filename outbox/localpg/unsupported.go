@@ -31,6 +31,7 @@ func processLives(int) bool                   { return false }
 func mayWorkIn(int, string) bool              { return false }
 func lockFile(string) (*os.File, error)       { return nil, ErrNoBinaries }
 func (*process) stop(context.Context) error   { return nil }
+func (*process) crash() error                 { return nil }
 
 type process struct{ done chan struct{} }
 
