@@ -5,7 +5,7 @@ GO_TOOL := go tool -modfile=tools.mod
 SQUAWK  := npx --yes squawk-cli@2.66.0
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build test lint check bench clean
+.PHONY: help dev build test lint check torture bench clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,8 +16,8 @@ dev: build ## try it all on this machine: PostgreSQL, daemon, inbox (ARGS="--eph
 build: ## build bin/mailcrane
 	go build -trimpath -buildvcs=false -ldflags "-X main.version=$(VERSION)" -o bin/mailcrane ./cmd/mailcrane
 
-test: ## run the tests; those that miss a program are skipped
-	go test ./...
+test: ## run the tests but the longest; those that miss a program are skipped
+	go test -short ./...
 
 lint: ## check the format, the modules, the Go code and our migrations
 	@unformatted=$$(gofmt -l .) && [ -z "$$unformatted" ] || { echo "run gofmt -w on: $$unformatted"; exit 1; }
@@ -34,6 +34,9 @@ check: ## install what is missing, lint, and run every test with the race detect
 	@failed=; $(MAKE) --no-print-directory lint || failed=lint; \
 	$(GO_TOOL) gotestsum --format pkgname-and-test-fails --jsonfile bin/test.json -- -race -timeout 15m ./... || failed="$$failed test"; \
 	[ -z "$$failed" ] || { echo "not green: $$failed"; exit 1; }
+
+torture: build ## kill, cut and stop what can be, for about an hour, and count the mails (ARGS="--seed 7")
+	@exec bin/mailcrane torture --scale 1 --messages 20000 $(ARGS)
 
 bench: ## run the Go benchmarks (COUNT=10 for benchstat)
 	go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) ./...

@@ -70,7 +70,7 @@ and takes about an hour.`,
 // for it.
 func forChildren(environ []string) []string {
 	var children []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "MAILCRANE_TEST_AS_PROGRAM", "GORACE"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "GORACE"} {
 		for _, entry := range environ {
 			if len(entry) > len(name) && entry[:len(name)+1] == name+"=" {
 				children = append(children, entry)

@@ -28,15 +28,12 @@ type Ledger struct {
 	Recovery Seconds `json:"recovery_seconds"` // the longest, from the end of a fault until all was sent that had been written before
 }
 
-// Seconds is a duration that JSON shows as a number of seconds.
-type Seconds time.Duration
+// Seconds is a duration for JSON, to a tenth of a second.
+type Seconds float64
 
-// MarshalJSON implements json.Marshaler.
-func (s Seconds) MarshalJSON() ([]byte, error) {
-	return fmt.Appendf(nil, "%.1f", time.Duration(s).Seconds()), nil
-}
+func seconds(d time.Duration) Seconds { return Seconds(d.Round(time.Second / 10).Seconds()) }
 
-func (s Seconds) String() string { return fmt.Sprintf("%.1f s", time.Duration(s).Seconds()) }
+func (s Seconds) String() string { return fmt.Sprintf("%.1f s", float64(s)) }
 
 // Round is one case as it was played.
 type Round struct {
@@ -74,7 +71,7 @@ func (r *Round) judge(c scenario) {
 		{r.Damaged > 0, fmt.Sprintf("%d damaged", r.Damaged)},
 		{r.Unaccounted > 0, fmt.Sprintf("%d copies that no unknown attempt explains", r.Unaccounted)},
 		{c.copies == none && r.Copies > 0, fmt.Sprintf("%d copies where none is allowed", r.Copies)},
-		{time.Duration(r.Recovery) > c.within, fmt.Sprintf("recovered after %s, not within %s", r.Recovery, Seconds(c.within))},
+		{r.Recovery > r.Within, fmt.Sprintf("recovered after %s, not within %s", r.Recovery, r.Within)},
 	} {
 		if p.broken {
 			r.Broken = append(r.Broken, p.text)

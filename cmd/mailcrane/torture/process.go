@@ -41,12 +41,13 @@ func pause(ctx context.Context, r *round) error {
 	return r.steps(ctx, anywhere, afterHandover, anywhere, afterHandover,
 		func() error { return r.pauseAfterOpen(ctx, "overtaken") },
 		func() error { return r.pauseAfterOpen(ctx, "caught") },
+		func() error { return r.pauseAfterOpen(ctx, "met") },
 	)
 }
 
 // pauseAfterOpen stops a daemon that has just loaded a message. Somebody else
 // takes the message over. It is let go on when that one has sent it (overtaken),
-// or while that one waits for an answer, which is "not now" (caught).
+// or while that one waits for an answer, which is "not now" (caught), or yes (met).
 func (r *round) pauseAfterOpen(ctx context.Context, name string) error {
 	stopped := make(chan *daemon, 1)
 	stop := func(d *daemon) {
@@ -62,9 +63,12 @@ func (r *round) pauseAfterOpen(ctx context.Context, name string) error {
 	}
 	d := <-stopped
 	defer d.signal(syscall.SIGCONT)
-	if name == "caught" {
-		return r.act(ctx, mailbox.Fault{At: mailbox.Dot, To: name, Delay: 2 * time.Second, Reply: "451 4.3.0 not now", Times: 1}, 1,
-			func(*daemon) { d.signal(syscall.SIGCONT) })
+	if name != "overtaken" {
+		slow := mailbox.Fault{At: mailbox.Dot, To: name, Delay: 2 * time.Second, Reply: "451 4.3.0 not now", Times: 1}
+		if name == "met" {
+			slow.Keep, slow.Reply = true, "250 2.0.0 taken"
+		}
+		return r.act(ctx, slow, 1, func(*daemon) { d.signal(syscall.SIGCONT) })
 	}
 	return until(ctx, patience, "another daemon has sent the message", func(ctx context.Context) (sent bool, err error) {
 		err = r.pool.QueryRow(ctx, `SELECT status = 'sent' FROM mailcrane.message WHERE id = $1::text::uuid`, receipt.MessageID).Scan(&sent)

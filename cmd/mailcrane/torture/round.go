@@ -27,13 +27,14 @@ type round struct {
 	undo     []func()
 	broken   []string
 	held     int
+	stuck    bool // there is no point in going on
 }
 
 // play lets writers write while the case goes on, waits until all is settled,
 // and makes the account.
 func (s *stage) play(ctx context.Context, c scenario, letters int) (Round, error) {
 	began := time.Now()
-	result := Round{Case: c.number, Title: c.title, Allowed: c.copies.String(), Within: Seconds(c.within)}
+	result := Round{Case: c.number, Title: c.title, Allowed: c.copies.String(), Within: seconds(c.within)}
 	if c.ownServer && s.server == nil {
 		result.Skipped = "it needs a server of its own, not one that was given"
 		return result, nil
@@ -68,7 +69,7 @@ func (s *stage) play(ctx context.Context, c scenario, letters int) (Round, error
 			result.Broken = append(result.Broken, fmt.Sprintf("audit: %s: %s", f.Check, f.Detail))
 		}
 	}
-	result.Took = Seconds(time.Since(began))
+	result.Took = seconds(time.Since(began))
 	return result, r.unconfigure(ctx)
 }
 
@@ -128,10 +129,13 @@ func (r *round) perform(ctx context.Context, letters int) error {
 	for _, undo := range undo {
 		undo()
 	}
-	if err := <-written; err != nil {
+	if err := <-written; err != nil || r.stuck {
 		return err
 	}
-	return r.settle(ctx)
+	if err := r.settle(ctx); err != nil {
+		r.breaks("%v", err)
+	}
+	return ctx.Err()
 }
 
 // settle waits for the rest, and decides what only a human can.
@@ -187,7 +191,7 @@ func (r *round) recovered(ctx context.Context) error {
 	began := time.Now()
 	left := 0
 	var mark time.Time
-	err := until(ctx, 2*r.scenario.within+time.Minute, "all is settled", func(ctx context.Context) (bool, error) {
+	err := until(ctx, r.scenario.within+30*time.Second, "all is settled", func(ctx context.Context) (bool, error) {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		if mark.IsZero() {
@@ -205,8 +209,8 @@ func (r *round) recovered(ctx context.Context) error {
 	r.recovery = max(r.recovery, time.Since(began))
 	r.mu.Unlock()
 	if err != nil && ctx.Err() == nil {
-		r.breaks("%d messages are stuck", left)
-		return nil
+		r.stuck = true
+		return fmt.Errorf("%d messages are stuck", left)
 	}
 	return errors.Join(err, ctx.Err())
 }
@@ -242,7 +246,7 @@ func (r *round) account(ctx context.Context) (Ledger, error) {
 	for _, row := range list {
 		known[row.Recipient] = row.stored
 	}
-	l := Ledger{Held: r.held, Recovery: Seconds(r.recovery)}
+	l := Ledger{Held: r.held, Recovery: seconds(r.recovery)}
 	for _, letter := range r.writers.letters {
 		copies := r.sink.of(letter.recipient)
 		l.enter(*letter, known[letter.recipient], copies)
