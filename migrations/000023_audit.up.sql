@@ -10,59 +10,73 @@ CREATE INDEX attempt_began_at ON mailcrane.attempt USING brin (began_at) WITH (p
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX attempt_was_unknown ON mailcrane.attempt (message_id) WHERE was_unknown;
 
+-- What a job names is a uuid, unless somebody has written to the queue by hand; as
+-- text it could not be looked up in an index.
 CREATE VIEW mailcrane.live_job AS
-    SELECT j.id, j.state, j.scheduled_at, j.attempted_at, j.args ->> 'message_id' AS message_id,
+    SELECT j.id, j.state, j.scheduled_at, j.attempted_at,
+           CASE WHEN j.args ->> 'message_id' ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
+                THEN (j.args ->> 'message_id')::uuid END AS message_id,
+           j.args ->> 'message_id' AS named,
            j.attempted_by[array_upper(j.attempted_by, 1)] AS owner
     FROM mailcrane.river_job AS j
     WHERE j.kind = 'deliver' AND j.state IN ('available', 'running', 'scheduled', 'retryable', 'pending');
 
 CREATE FUNCTION mailcrane.audit(since interval DEFAULT '24 hours')
 RETURNS TABLE (check_name text, severity text, message_id uuid, job_id bigint, detail text)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = mailcrane, pg_temp
+-- Planned for the time that it looks back over, by index, as the latest pages are
+-- in memory. A compiler and helpers cost more than they gain.
+SET plan_cache_mode = 'force_custom_plan'
+SET random_page_cost = 0.2
+SET jit = 'off'
+SET max_parallel_workers_per_gather = 0
 AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     -- The queue.
     SELECT 'queued_without_job', 'critical', m.id, m.job_id, 'nothing will bring this message to a worker'
     FROM message AS m
     WHERE m.finished_at IS NULL AND m.status = 'queued'
       AND NOT EXISTS (SELECT FROM live_job AS j WHERE j.id = m.job_id)
-      AND NOT EXISTS (SELECT FROM live_job AS j WHERE j.message_id = m.id::text)
+      AND NOT EXISTS (SELECT FROM live_job AS j WHERE j.message_id = m.id)
     UNION ALL
-    SELECT 'two_live_jobs', 'critical', min(m.id::text)::uuid, max(j.id), format('%s jobs bring the same message', count(*))
+    SELECT 'two_live_jobs', 'critical', j.message_id, max(j.id), format('%s jobs bring the same message', count(*))
     FROM live_job AS j
-    JOIN message AS m ON m.id::text = j.message_id
+    JOIN message AS m ON m.id = j.message_id
     GROUP BY j.message_id
     HAVING count(*) > 1
     UNION ALL
-    SELECT 'job_without_message', 'critical', NULL, j.id, coalesce('there is no message ' || j.message_id, 'the job names no message')
+    SELECT 'job_without_message', 'critical', NULL, j.id, coalesce('there is no message ' || j.named, 'the job names no message')
     FROM live_job AS j
-    LEFT JOIN message AS m ON m.id::text = j.message_id
+    LEFT JOIN message AS m ON m.id = j.message_id
     WHERE m.id IS NULL
     UNION ALL
     SELECT 'finished_with_job', 'critical', m.id, j.id, format('the message is %s since %s', m.status, m.finished_at)
     FROM live_job AS j
-    JOIN message AS m ON m.id::text = j.message_id
-    WHERE m.finished_at < clock_timestamp() - interval '1 minute'  -- its worker may just be about to see that
+    JOIN message AS m ON m.id = j.message_id
+    WHERE m.finished_at < statement_timestamp() - interval '1 minute'  -- its worker may just be about to see that
     UNION ALL
     SELECT 'personal_data_in_job', 'critical', NULL, j.id, 'the arguments hold more than a message_id'
     FROM river_job AS j
-    WHERE j.kind = 'deliver' AND j.created_at > now() - since AND j.args - 'message_id' <> '{}'
+    WHERE j.kind = 'deliver' AND j.created_at > statement_timestamp() - since AND j.args - 'message_id' <> '{}'
     -- The ledger.
     UNION ALL
     SELECT 'sent_without_acceptance', 'critical', m.id, m.job_id, 'no attempt was accepted'
     FROM message AS m
-    WHERE m.finished_at > now() - since AND m.status = 'sent'
+    WHERE m.finished_at > statement_timestamp() - since AND m.status = 'sent'
       AND NOT EXISTS (SELECT FROM attempt AS a WHERE a.message_id = m.id AND a.outcome = 'accepted')
     UNION ALL
     SELECT 'accepted_but_not_sent', 'critical', m.id, m.job_id, format('attempt %s was accepted, and the message is %s', a.number, m.status)
     FROM attempt AS a
     JOIN message AS m ON m.id = a.message_id
-    WHERE a.began_at > now() - since AND a.outcome = 'accepted' AND m.status <> 'sent'
+    WHERE a.began_at > statement_timestamp() - since AND a.outcome = 'accepted' AND m.status <> 'sent'
     UNION ALL
     SELECT 'accepted_too_often', 'critical', a.message_id, max(a.job_id),
            format('%s attempts accepted, %s ever unknown', count(*) FILTER (WHERE a.outcome = 'accepted'), count(*) FILTER (WHERE a.was_unknown))
     FROM attempt AS a
-    WHERE a.message_id IN (SELECT r.message_id FROM attempt AS r WHERE r.began_at > now() - since AND r.outcome = 'accepted' AND r.number > 1)
+    WHERE a.message_id IN (SELECT r.message_id FROM attempt AS r WHERE r.began_at > statement_timestamp() - since AND r.outcome = 'accepted' AND r.number > 1)
     GROUP BY a.message_id
     HAVING count(*) FILTER (WHERE a.outcome = 'accepted') > 1 + count(*) FILTER (WHERE a.was_unknown)
     UNION ALL
@@ -74,7 +88,7 @@ AS $$
         FROM attempt AS u
         WHERE u.message_id = a.message_id AND u.was_unknown AND u.number < a.number
     ) AS past
-    WHERE a.began_at > now() - since AND a.number > 1 AND a.relay IS NOT NULL AND past.unknown > a.allowed_unknown
+    WHERE a.began_at > statement_timestamp() - since AND a.number > 1 AND a.relay IS NOT NULL AND past.unknown > a.allowed_unknown
     UNION ALL
     SELECT 'begun_too_late', 'critical', m.id, a.job_id,
            format('attempt %s was begun at %s, after %s', a.number, a.began_at, CASE
@@ -85,7 +99,7 @@ AS $$
     JOIN message AS m ON m.id = a.message_id
     LEFT JOIN invitation AS i ON i.id = m.invitation_id AND i.status <> 'pending'
     LEFT JOIN suppression AS s ON s.tenant = m.tenant AND s.address = lower(m.recipient)
-    WHERE a.began_at > now() - since
+    WHERE a.began_at > statement_timestamp() - since
       AND (a.began_at > m.expires_at + interval '1 second'
         -- A transaction that took its time has an older timestamp than its commit.
         OR a.began_at > s.created_at + interval '1 minute'
@@ -96,36 +110,37 @@ AS $$
     FROM attempt AS a
     LEFT JOIN instance AS n ON n.id = a.instance_id
     WHERE a.outcome IS NULL
-      AND coalesce(n.stopped_at, n.heartbeat_at + n.lease, a.began_at) < clock_timestamp() - interval '1 minute'
+      AND coalesce(n.stopped_at, n.heartbeat_at + n.lease, a.began_at) < statement_timestamp() - interval '1 minute'
     UNION ALL
     SELECT 'job_of_dead_daemon', 'warning', NULL, j.id, 'taken by ' || coalesce(n.name, j.owner, 'nobody')
     FROM live_job AS j
     LEFT JOIN instance AS n ON n.id::text = j.owner
     WHERE j.state = 'running'
-      AND coalesce(n.stopped_at, n.heartbeat_at + n.lease, j.attempted_at, '-infinity') < clock_timestamp() - interval '1 minute'
+      AND coalesce(n.stopped_at, n.heartbeat_at + n.lease, j.attempted_at, '-infinity') < statement_timestamp() - interval '1 minute'
     UNION ALL
     SELECT 'running_too_long', 'warning', NULL, j.id, format('since %s', j.attempted_at)
     FROM live_job AS j
     JOIN instance AS n ON n.id::text = j.owner AND instance_is_live(n)
-    WHERE j.state = 'running' AND j.attempted_at < clock_timestamp() - interval '15 minutes'
+    WHERE j.state = 'running' AND j.attempted_at < statement_timestamp() - interval '15 minutes'
     UNION ALL
     SELECT 'overdue', 'warning', m.id, j.id, format('due since %s', j.scheduled_at)
     FROM live_job AS j
-    JOIN message AS m ON m.job_id = j.id
-    WHERE j.state <> 'running' AND j.scheduled_at < clock_timestamp() - interval '10 minutes'
+    JOIN message AS m ON m.id = j.message_id
+    WHERE j.state <> 'running' AND j.scheduled_at < statement_timestamp() - interval '10 minutes'
     UNION ALL
     SELECT 'clock_ahead', 'warning', f.message_id, NULL, format('%s of %s is in the future', f.what, f.at)
     FROM (
-        SELECT m.id, 'created_at', m.created_at FROM message AS m WHERE m.finished_at IS NULL AND m.created_at > clock_timestamp() + interval '2 seconds'
+        SELECT m.id, 'created_at', m.created_at FROM message AS m WHERE m.finished_at IS NULL AND m.created_at > statement_timestamp() + interval '2 seconds'
         UNION ALL
-        SELECT a.message_id, 'began_at', a.began_at FROM attempt AS a WHERE a.began_at > clock_timestamp() + interval '2 seconds'
+        SELECT a.message_id, 'began_at', a.began_at FROM attempt AS a WHERE a.began_at > statement_timestamp() + interval '2 seconds'
         UNION ALL
-        SELECT NULL, 'heartbeat_at', n.heartbeat_at FROM instance AS n WHERE n.heartbeat_at > clock_timestamp() + interval '2 seconds'
+        SELECT NULL, 'heartbeat_at', n.heartbeat_at FROM instance AS n WHERE n.heartbeat_at > statement_timestamp() + interval '2 seconds'
     ) AS f (message_id, what, at)
     UNION ALL
     SELECT 'held', 'info', m.id, m.job_id, m.reason
     FROM message AS m
-    WHERE m.finished_at IS NULL AND m.status = 'held'
+    WHERE m.finished_at IS NULL AND m.status = 'held';
+END
 $$;
 
 -- Brings the queue back into line with the messages, and a message with its
@@ -159,7 +174,7 @@ BEGIN
     WITH stays AS (
         SELECT DISTINCT ON (j.message_id) j.id
         FROM live_job AS j
-        JOIN message AS m ON m.id::text = j.message_id AND m.finished_at IS NULL
+        JOIN message AS m ON m.id = j.message_id AND m.finished_at IS NULL
         ORDER BY j.message_id, j.id = m.job_id DESC, j.id DESC
     )
     UPDATE river_job AS j
@@ -174,7 +189,7 @@ BEGIN
         SET job_id = nextval('river_job_id_seq')
         WHERE m.finished_at IS NULL AND m.status = 'queued'
           AND NOT EXISTS (SELECT FROM live_job AS j WHERE j.id = m.job_id)
-          AND NOT EXISTS (SELECT FROM live_job AS j WHERE j.message_id = m.id::text)
+          AND NOT EXISTS (SELECT FROM live_job AS j WHERE j.message_id = m.id)
         RETURNING m.id
     )
     SELECT array_agg(id ORDER BY id), count(*) INTO ids, n FROM changed;

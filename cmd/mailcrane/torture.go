@@ -54,7 +54,7 @@ and takes about an hour.`,
 	f.BoolVar(&list, "list", false, "list the cases and what each allows")
 	f.IntSliceVar(&t.config.Cases, "only", nil, "play only these cases, such as 5,7,12")
 	f.Uint64Var(&t.config.Seed, "seed", 0, "repeat the choices of another run; default: a new one")
-	f.IntVar(&t.config.Messages, "messages", 0, "write so many messages in all; default 100 a case")
+	f.IntVar(&t.config.Messages, "messages", 0, "commit so many messages in all, or some more; default 100 a case")
 	f.DurationVar(&t.config.Duration, "duration", 0, "begin new rounds for so long; default: each case once")
 	f.Float64Var(&t.config.Scale, "scale", 0.1, "of the lengths of outages")
 	f.DurationVar(&t.config.Lease, "lease", 10*time.Second, "MAILCRANE_LEASE of the daemons")

@@ -237,14 +237,14 @@ func killTheOnlyOne(ctx context.Context, r *round) error {
 			err = r.pool.QueryRow(ctx, `SELECT count(*) > 20 FROM mailcrane.message WHERE status = 'queued'`).Scan(&busy)
 			return busy && r.sink.count() > sent+20, err
 		})
+		if err != nil {
+			return err
+		}
 		r.lane().kill()
-		return err
+		return r.lane().ready(ctx)
 	}
 	for range 3 {
 		if err := kill(); err != nil {
-			return err
-		}
-		if err := r.lane().ready(ctx); err != nil {
 			return err
 		}
 	}

@@ -116,7 +116,7 @@ func (r *round) perform(ctx context.Context, letters int) error {
 	defer cancel()
 	over := make(chan struct{})
 	written := make(chan error, 1)
-	go func() { written <- r.writers.write(ctx, letters, over) }()
+	go func() { written <- r.writers.write(ctx, max(letters, r.scenario.least), over) }()
 	err := r.scenario.run(ctx, r)
 	close(over)
 	if err != nil {

@@ -34,6 +34,7 @@ type scenario struct {
 	within    time.Duration // after the end of the fault everything is sent
 	ownServer bool          // it does things to PostgreSQL that nobody does to somebody else's
 	smallDisk bool          // and to its disk
+	least     int           // letters
 	lanes     int           // daemons that send; 0: all
 	habits    habits
 	environ   []string // of the daemons
@@ -72,7 +73,7 @@ func scenarios() []scenario {
 		{number: 25, title: "an operator deletes, cancels and retries jobs by SQL", within: minute, run: vandalise},
 		{number: 26, title: "two faults at once", copies: accounted, within: minute, ownServer: true, run: twoAtOnce},
 		{number: 27, title: "the only daemon killed three times, half of the mail with the policy hold", copies: accounted, within: 20 * time.Second,
-			lanes: 1, habits: habits{burst: true, tenant: []string{"default", holdTenant}}, run: killTheOnlyOne},
+			least: 300, lanes: 1, habits: habits{burst: true, tenant: []string{"default", holdTenant}}, run: killTheOnlyOne},
 	}
 }
 

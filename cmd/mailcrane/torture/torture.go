@@ -23,7 +23,7 @@ type Config struct {
 	Dir         string        // what is left to look at after a failure; default: a new temporary folder
 	Seed        uint64        // of all that is left to chance
 	Cases       []int         // numbers of those to run; default: all
-	Messages    int           // written in all; default 100 a case
+	Messages    int           // committed in all; default 100 a case
 	Duration    time.Duration // begin new rounds for so long; default: each case once
 	Scale       float64       // of the lengths of outages; default 0.1
 	Lease       time.Duration // of the daemons; default 10 s

@@ -54,6 +54,7 @@ type writers struct {
 	mu      sync.Mutex
 	letters []*letter
 	number  int
+	meant   int // not to be rolled back
 }
 
 const (
@@ -63,7 +64,8 @@ const (
 	trickle       = 5 // letters a second while a fault takes longer than the letters
 )
 
-// write writes n letters, and then some until enough is closed.
+// write writes n letters that are not rolled back, and then some until enough is
+// closed.
 func (w *writers) write(ctx context.Context, n int, enough <-chan struct{}) error {
 	limiter := rate.NewLimiter(rate.Limit(w.stage.Rate), 1)
 	if w.habits.burst {
@@ -74,11 +76,11 @@ func (w *writers) write(ctx context.Context, n int, enough <-chan struct{}) erro
 	for range writing {
 		running.Go(func() {
 			for {
-				number, plan := w.next()
-				if number == n {
+				number, meant, plan := w.next()
+				if meant == n {
 					limiter.SetLimit(trickle)
 				}
-				if number >= n && isClosed(enough) {
+				if meant >= n && isClosed(enough) {
 					return
 				}
 				if limiter.Wait(ctx) != nil {
@@ -108,14 +110,17 @@ func isClosed(done <-chan struct{}) bool {
 // plan is what chance has in store for a letter.
 type plan struct{ rollback, savepoint, http bool }
 
-func (w *writers) next() (number int, p plan) {
+func (w *writers) next() (number, meant int, p plan) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.number++
 	p.rollback = w.random.IntN(rolledBackOf) < rolledBackAre
 	p.savepoint = w.random.IntN(5) == 0
 	p.http = w.random.IntN(8) == 0
-	return w.number - 1, p
+	if !p.rollback {
+		w.meant++
+	}
+	return w.number, w.meant - 1, p
 }
 
 func (w *writers) add(recipient string, f fate) *letter {
