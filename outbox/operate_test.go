@@ -46,6 +46,25 @@ func TestPolicy_holdNeverRepeatsByItself(t *testing.T) {
 	requireFindings(t, pool, "held")
 }
 
+// After the handover nobody can say what an error means that nobody classified;
+// and what is left to a human is so at once, not after the wait for a repeat.
+func TestRelay_R5_anErrorOfNobodysAfterTheHandoverIsUnknown(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	exec(t, pool, `INSERT INTO mailcrane.policy (template, on_unknown) VALUES ('invitation', 'hold')`)
+	h.answers = map[string]sendFunc{"ada@example.com": func(ctx context.Context, _ *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+		if err := handover(ctx, relayName); err != nil {
+			return outbox.Reply{}, err
+		}
+		return outbox.Reply{}, errors.New("something is wrong")
+	}}
+	startRelay(t, pool, h, func(c *outbox.RelayConfig) { c.RetryMin, c.RetryMax = time.Hour, time.Hour })
+	m := eventually(t, pool, invite(t, pool, "ada@example.com"), hasStatus(outbox.StatusHeld))
+	if got := outcomes(m); !slices.Equal(got, []outbox.Outcome{outbox.Unknown}) {
+		t.Errorf("outcomes %v", got)
+	}
+}
+
 func TestReleaseMessage_sendsAgainUnderTheSameMessageID(t *testing.T) {
 	t.Parallel()
 	pool, h := outboxtest.Database(t), &hop{}
