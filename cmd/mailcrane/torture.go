@@ -47,6 +47,8 @@ and takes about an hour.`,
 				t.config.Seed = rand.Uint64N(1_000_000)
 			}
 			t.config.Environ = forChildren(environ)
+			file, isFile := cmd.ErrOrStderr().(*os.File)
+			t.config.Terminal = isFile && isTerminal(file)
 			return t.run(cmd.Context())
 		},
 	}

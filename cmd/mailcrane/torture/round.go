@@ -115,6 +115,11 @@ func (r *round) perform(ctx context.Context, letters int) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	over := make(chan struct{})
+	if r.Terminal {
+		watching, end := context.WithCancel(ctx)
+		defer end()
+		go r.watch(watching)
+	}
 	written := make(chan error, 1)
 	go func() { written <- r.writers.write(ctx, max(letters, r.scenario.least), over) }()
 	err := r.scenario.run(ctx, r)
@@ -136,6 +141,15 @@ func (r *round) perform(ctx context.Context, letters int) error {
 		r.breaks("%v", err)
 	}
 	return ctx.Err()
+}
+
+// watch shows what goes on, each second.
+func (r *round) watch(ctx context.Context) {
+	before := r.sink.count()
+	for began := time.Now(); r.wait(ctx, time.Second) == nil; {
+		_, _ = fmt.Fprintf(r.Progress, "\rcase %2d  %s: %d letters, %d mails, %s\x1b[K\r", // nobody reads it twice
+			r.scenario.number, r.scenario.title, r.writers.count(), r.sink.count()-before, time.Since(began).Round(time.Second))
+	}
 }
 
 // settle waits for the rest, and decides what only a human can.

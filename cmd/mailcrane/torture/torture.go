@@ -29,6 +29,7 @@ type Config struct {
 	Lease       time.Duration // of the daemons; default 10 s
 	Rate        float64       // letters a second; default 50
 	Progress    io.Writer     // one line a round
+	Terminal    bool          // Progress is one: a line that changes shows what goes on
 }
 
 func (c Config) withDefaults() Config {

@@ -131,6 +131,12 @@ func (w *writers) add(recipient string, f fate) *letter {
 	return l
 }
 
+func (w *writers) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.letters)
+}
+
 func (w *writers) settle(l *letter, f fate) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
