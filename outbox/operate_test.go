@@ -122,12 +122,19 @@ func TestGuard_aCopySendsNothingUntilItIsAdopted(t *testing.T) {
 	pool, h := outboxtest.Database(t), &hop{}
 	exec(t, pool, `INSERT INTO mailcrane.installation (system_identifier, database_id, timeline)
 		SELECT system_identifier, 1, timeline FROM mailcrane.whereabouts()`) // as another database had it
-	id := invite(t, pool, "ada@example.com")
+	id, running := invite(t, pool, "ada@example.com"), invite(t, pool, "bob@example.com")
+	another(t, pool, running, false)
 	relay := startRelay(t, pool, h)
 	if err := relay.Ready(); err == nil || !strings.Contains(err.Error(), "mailcrane adopt") {
 		t.Error(err)
 	}
 	requireNothingHappens(t, pool, id)
+	waitUntil(t, "a lease is over", func() bool { // there are five heartbeats in each
+		return value[int](t, pool, `SELECT beats FROM mailcrane.instance WHERE name = 'relay'`) > 8
+	})
+	if state := value[string](t, pool, `SELECT state::text FROM mailcrane.river_job WHERE args ->> 'message_id' = $1`, running); state != "running" {
+		t.Errorf("the queue of a copy was touched: %s", state)
+	}
 	if err := outbox.Adopt(t.Context(), pool, ""); err != nil {
 		t.Fatal(err)
 	}

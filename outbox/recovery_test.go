@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -209,7 +210,7 @@ func TestRelay_R5_closeIsRepeatedUntilItIsRecorded(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
 	h := &hop{}
-	startRelay(t, pool, sendFunc(func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+	relay := startRelay(t, pool, sendFunc(func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
 		if err := handover(ctx, relayName); err != nil {
 			return outbox.Reply{}, err
 		}
@@ -222,6 +223,10 @@ func TestRelay_R5_closeIsRepeatedUntilItIsRecorded(t *testing.T) {
 	if m.Status != outbox.StatusQueued {
 		t.Fatalf("half of the close was written: %+v", m)
 	}
+	waitUntil(t, "the relay fetches nothing", func() bool {
+		err := relay.Ready()
+		return err != nil && strings.Contains(err.Error(), "the outcome of 1 messages")
+	})
 	exec(t, pool, `ALTER TABLE mailcrane.attempt DROP CONSTRAINT nothing_closes`)
 	m = eventually(t, pool, id, hasStatus(outbox.StatusSent))
 	if len(h.all()) != 1 || len(m.Attempts) != 1 {

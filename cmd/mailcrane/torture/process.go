@@ -31,7 +31,7 @@ func pause(ctx context.Context, r *round) error {
 			d.signal(syscall.SIGSTOP)
 			stopped <- d
 		}
-		if err := r.breakSQL(ctx, pgproxy.Fault{Statement: handoverSQL, At: pgproxy.Reply}, nil, 1, stop); err != nil {
+		if err := r.breakSQL(ctx, sqlFault{Fault: pgproxy.Fault{Statement: handoverSQL, At: pgproxy.Reply}, do: stop}); err != nil {
 			return err
 		}
 		d := <-stopped
@@ -58,7 +58,7 @@ func (r *round) pauseAfterOpen(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := r.breakSQL(ctx, pgproxy.Fault{Statement: openSQL, At: pgproxy.Reply}, &name, 1, stop); err != nil {
+	if err := r.breakSQL(ctx, sqlFault{Fault: pgproxy.Fault{Statement: openSQL, At: pgproxy.Reply}, rows: true, word: name, do: stop}); err != nil {
 		return err
 	}
 	d := <-stopped
@@ -99,15 +99,14 @@ func partition(ctx context.Context, r *round) error {
 // loseAnswers loses those to the statement that records an outcome, and keeps
 // one to a fetch back for longer than a lease.
 func loseAnswers(ctx context.Context, r *round) error {
-	row := ""
 	return r.steps(ctx,
 		func() error {
-			return r.breakSQL(ctx, pgproxy.Fault{Statement: closeSQL, At: pgproxy.Reply, Cut: true, Times: 3}, nil, 3, nil)
+			return r.breakSQL(ctx, sqlFault{Fault: pgproxy.Fault{Statement: closeSQL, At: pgproxy.Reply, Cut: true, Times: 3}})
 		},
 		func() error {
-			return r.breakSQL(ctx, pgproxy.Fault{Statement: fetchSQL, At: pgproxy.Reply}, &row, 1, func(*daemon) {
+			return r.breakSQL(ctx, sqlFault{Fault: pgproxy.Fault{Statement: fetchSQL, At: pgproxy.Reply}, rows: true, do: func(*daemon) {
 				_ = r.wait(ctx, r.outage(20*time.Second)) // the round ends before that only in an emergency
-			})
+			}})
 		},
 	)
 }

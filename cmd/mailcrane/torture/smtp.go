@@ -37,8 +37,7 @@ func (r *round) killAt(ctx context.Context, fault mailbox.Fault) error {
 func killBeforeTheDot(ctx context.Context, r *round) error {
 	return r.steps(ctx,
 		func() error {
-			row := ""
-			return r.breakSQL(ctx, pgproxy.Fault{Statement: fetchSQL, At: pgproxy.Reply}, &row, 1, (*daemon).kill)
+			return r.breakSQL(ctx, sqlFault{Fault: pgproxy.Fault{Statement: fetchSQL, At: pgproxy.Reply}, rows: true, do: (*daemon).kill})
 		},
 		func() error { return r.killAt(ctx, mailbox.Fault{At: mailbox.EHLO}) },
 		func() error { return r.killAt(ctx, mailbox.Fault{At: mailbox.Rcpt}) },
@@ -72,7 +71,7 @@ func killAfterTheDot(ctx context.Context, r *round) error {
 }
 
 func (r *round) killBeforeClose(ctx context.Context) error {
-	return r.breakSQL(ctx, pgproxy.Fault{Statement: closeSQL, Cut: true, Times: 1}, nil, 1, (*daemon).kill)
+	return r.breakSQL(ctx, sqlFault{Fault: pgproxy.Fault{Statement: closeSQL, Cut: true, Times: 1}, do: (*daemon).kill})
 }
 
 // killAfterTheDotOnHold expects that nothing is repeated, and that a human gets

@@ -101,10 +101,13 @@ func Run(ctx context.Context, config Config) (report Report, err error) {
 	}
 	defer func() {
 		err = errors.Join(err, s.close(context.WithoutCancel(ctx)))
-		if err == nil && len(report.Broken()) == 0 && config.Dir == "" {
-			err = os.RemoveAll(dir)
-		} else {
-			report.Left = dir
+		if (err == nil || ctx.Err() != nil) && len(report.Broken()) == 0 && config.Dir == "" {
+			err = errors.Join(err, os.RemoveAll(dir))
+			return
+		}
+		report.Left = dir
+		if err != nil {
+			err = fmt.Errorf("%w (logs: %s)", err, dir)
 		}
 	}()
 	return s.perform(ctx)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,31 +87,33 @@ func (r *round) acted(ctx context.Context, what string, acted *atomic.Int32, tim
 	return until(ctx, patience, what, func(context.Context) (bool, error) { return int(acted.Load()) >= times, nil })
 }
 
+// sqlFault goes wrong with what a daemon says to PostgreSQL, as often as Times
+// says, once by default.
+type sqlFault struct {
+	pgproxy.Fault
+	rows bool          // only if the answer has rows
+	word string        // and this in one of them
+	do   func(*daemon) // called when it acts, with the daemon that it hits
+}
+
 // breakSQL injects a fault into the proxies of all daemons, and waits until it
-// has acted so often in all. With a word, it acts only on an answer that has a
-// value with that word, or any row if the word is empty; its own Do takes a
-// daemon.
-func (r *round) breakSQL(ctx context.Context, fault pgproxy.Fault, word *string, times int, do func(*daemon)) error {
-	acted := &atomic.Int32{}
+// has acted as often as it should, in all.
+func (r *round) breakSQL(ctx context.Context, fault sqlFault) error {
+	acted, times := &atomic.Int32{}, max(1, fault.Times)
 	for _, d := range r.active() {
-		f := fault
-		var fits atomic.Bool
-		fits.Store(word == nil)
-		if word != nil {
+		f := fault.Fault
+		fits := &atomic.Bool{}
+		fits.Store(!fault.rows)
+		if fault.rows {
+			f.Times = 0 // the proxy would count answers without rows
 			f.Rewrite = func(values [][]byte) {
-				for _, v := range values {
-					if bytes.Contains(v, []byte(*word)) {
-						fits.Store(true)
-					}
-				}
+				has := func(value []byte) bool { return bytes.Contains(value, []byte(fault.word)) }
+				fits.Store(fits.Load() || slices.ContainsFunc(values, has))
 			}
 		}
 		f.Do = func() {
-			if !fits.Load() || int(acted.Add(1)) > times {
-				return
-			}
-			if do != nil {
-				do(d)
+			if fits.Load() && int(acted.Add(1)) <= times && fault.do != nil {
+				fault.do(d)
 			}
 		}
 		remove := d.proxy.Inject(f)
