@@ -123,12 +123,12 @@ func TestGuard_aCopySendsNothingUntilItIsAdopted(t *testing.T) {
 	exec(t, pool, `INSERT INTO mailcrane.installation (system_identifier, database_id, timeline)
 		SELECT system_identifier, 1, timeline FROM mailcrane.whereabouts()`) // as another database had it
 	id, running := invite(t, pool, "ada@example.com"), invite(t, pool, "bob@example.com")
-	another(t, pool, running, false)
 	relay := startRelay(t, pool, h)
 	if err := relay.Ready(); err == nil || !strings.Contains(err.Error(), "mailcrane adopt") {
 		t.Error(err)
 	}
 	requireNothingHappens(t, pool, id)
+	another(t, pool, running, false)
 	waitUntil(t, "a lease is over", func() bool { // there are five heartbeats in each
 		return value[int](t, pool, `SELECT beats FROM mailcrane.instance WHERE name = 'relay'`) > 8
 	})

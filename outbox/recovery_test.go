@@ -102,6 +102,9 @@ func TestRelay_R3_handoverRefusesWhenTheRightToSendIsLost(t *testing.T) {
 			SELECT id, n, job_id, mailcrane.uuid_v7(), 'unknown', true, now() FROM mailcrane.message, generate_series(7, 9) AS n`,
 		"lease over":    `UPDATE mailcrane.instance SET heartbeat_at = heartbeat_at - interval '1 hour'`,
 		"said good-bye": `UPDATE mailcrane.instance SET stopped_at = now()`,
+		"expired":       `UPDATE mailcrane.message SET expires_at = now()`,
+		"suppressed":    `INSERT INTO mailcrane.suppression (address, reason) VALUES ('ada@example.com', 'test')`,
+		"revoked":       `UPDATE mailcrane.invitation SET status = 'revoked', finished_at = now()`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
