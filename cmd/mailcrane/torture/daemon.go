@@ -147,6 +147,18 @@ func (d *daemon) signal(sig syscall.Signal) (ended <-chan struct{}) {
 	return d.ended
 }
 
+// pause is SIGSTOP, and returns when nothing of the process runs any more: the
+// signal alone reaches its threads one by one.
+func (d *daemon) pause() {
+	d.signal(syscall.SIGSTOP)
+	for pid := d.pid(); pid != 0 && !isStopped(pid); {
+		<-time.After(time.Millisecond)
+	}
+}
+
+// resume is SIGCONT.
+func (d *daemon) resume() { d.signal(syscall.SIGCONT) }
+
 // kill is kill -9, and returns when the process is gone.
 func (d *daemon) kill() { <-d.signal(syscall.SIGKILL) }
 
@@ -174,7 +186,7 @@ func (d *daemon) stop(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	d.signal(syscall.SIGCONT)
+	d.resume()
 	_, err := d.terminate(ctx)
 	if err != nil {
 		d.kill()

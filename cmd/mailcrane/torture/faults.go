@@ -122,9 +122,10 @@ func (r *round) breakSQL(ctx context.Context, fault sqlFault) error {
 	return r.acted(ctx, fmt.Sprintf("%q was executed", fault.Statement), acted, times)
 }
 
-// enqueue writes one message outside of the writers' plan.
+// enqueue writes one message outside of the writers' plan. It is sent a moment
+// later, so that a fault for it can be injected first.
 func (r *round) enqueue(ctx context.Context, name, template string) (*letter, outbox.Receipt, error) {
-	d := outbox.Draft{Recipient: fmt.Sprintf("%s-%s@torture.example", name, r.writers.prefix), Template: template}
+	d := outbox.Draft{Recipient: fmt.Sprintf("%s-%s@torture.example", name, r.writers.prefix), Template: template, SendAfter: time.Now().Add(time.Second / 2)}
 	if template == "verify" {
 		d.Data = map[string]any{"link": "https://torture.example/", "name": "Torture"}
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/mailcrane/mailcrane/outbox/localpg/pgproxy"
@@ -21,21 +20,21 @@ import (
 func pause(ctx context.Context, r *round) error {
 	anywhere := func() error {
 		d := r.lane()
-		d.signal(syscall.SIGSTOP)
-		defer d.signal(syscall.SIGCONT)
+		d.pause()
+		defer d.resume()
 		return r.wait(ctx, r.outage(30*time.Second))
 	}
 	afterHandover := func() error {
 		stopped := make(chan *daemon, 1)
 		stop := func(d *daemon) {
-			d.signal(syscall.SIGSTOP)
+			d.pause()
 			stopped <- d
 		}
 		if err := r.breakSQL(ctx, sqlFault{Fault: pgproxy.Fault{Statement: handoverSQL, At: pgproxy.Reply}, do: stop}); err != nil {
 			return err
 		}
 		d := <-stopped
-		defer d.signal(syscall.SIGCONT)
+		defer d.resume()
 		return r.wait(ctx, r.outage(30*time.Second))
 	}
 	return r.steps(ctx, anywhere, afterHandover, anywhere, afterHandover,
@@ -51,7 +50,7 @@ func pause(ctx context.Context, r *round) error {
 func (r *round) pauseAfterOpen(ctx context.Context, name string) error {
 	stopped := make(chan *daemon, 1)
 	stop := func(d *daemon) {
-		d.signal(syscall.SIGSTOP)
+		d.pause()
 		stopped <- d
 	}
 	_, receipt, err := r.enqueue(ctx, name, "verify")
@@ -62,13 +61,13 @@ func (r *round) pauseAfterOpen(ctx context.Context, name string) error {
 		return err
 	}
 	d := <-stopped
-	defer d.signal(syscall.SIGCONT)
+	defer d.resume()
 	if name != "overtaken" {
 		slow := mailbox.Fault{At: mailbox.Dot, To: name, Delay: 2 * time.Second, Reply: "451 4.3.0 not now", Times: 1}
 		if name == "met" {
 			slow.Keep, slow.Reply = true, "250 2.0.0 taken"
 		}
-		return r.act(ctx, slow, 1, func(*daemon) { d.signal(syscall.SIGCONT) })
+		return r.act(ctx, slow, 1, func(*daemon) { d.resume() })
 	}
 	return until(ctx, patience, "another daemon has sent the message", func(ctx context.Context) (sent bool, err error) {
 		err = r.pool.QueryRow(ctx, `SELECT status = 'sent' FROM mailcrane.message WHERE id = $1::text::uuid`, receipt.MessageID).Scan(&sent)

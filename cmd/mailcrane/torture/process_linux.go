@@ -1,7 +1,24 @@
 package torture
 
-import "syscall"
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+)
 
 // dieWithParent makes the kernel kill a daemon when this program is gone, however
 // it went.
 func dieWithParent(attributes *syscall.SysProcAttr) { attributes.Pdeathsig = syscall.SIGKILL }
+
+// isStopped says whether all threads of a process are stopped, or there are none.
+func isStopped(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid)) // the pattern is well-formed
+	return !slices.ContainsFunc(threads, func(path string) bool {
+		stat, err := os.ReadFile(path) //nolint:gosec // the kernel's
+		_, state, _ := bytes.Cut(stat, []byte(") "))
+		return err == nil && !bytes.HasPrefix(state, []byte("T"))
+	})
+}

@@ -204,7 +204,8 @@ func (w *writers) transact(ctx context.Context, inv outbox.Invitation, p plan) (
 	}
 	if p.rollback {
 		w.add(inv.Email, rolledBack)
-		return true, tx.Rollback(ctx)
+		_ = tx.Rollback(ctx) // without an answer it is rolled back too
+		return true, nil
 	}
 	l := w.add(inv.Email, doubtful)
 	l.hold = inv.Tenant == holdTenant
