@@ -3,9 +3,9 @@
 package torture
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -288,14 +288,5 @@ func twoAtOnce(ctx context.Context, r *round) error {
 		playing.Go(func() { failed[i] = play(ctx, r) })
 	}
 	playing.Wait()
-	var text bytes.Buffer
-	for _, err := range failed {
-		if err != nil {
-			fmt.Fprintf(&text, "%v; ", err)
-		}
-	}
-	if text.Len() > 0 {
-		r.breaks("%s", text.String())
-	}
-	return nil
+	return errors.Join(failed...)
 }

@@ -107,11 +107,6 @@ func (r *round) unconfigure(ctx context.Context) error {
 
 // perform plays the case to the end of the last recovery.
 func (r *round) perform(ctx context.Context, letters int) error {
-	defer func() { // whatever is still wrong
-		for _, undo := range r.undo {
-			undo()
-		}
-	}()
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	over := make(chan struct{})
@@ -127,11 +122,7 @@ func (r *round) perform(ctx context.Context, letters int) error {
 	if err != nil {
 		r.breaks("%v", err)
 	}
-	r.mu.Lock()
-	undo := r.undo
-	r.undo = nil
-	r.mu.Unlock()
-	for _, undo := range undo {
+	for _, undo := range r.undo {
 		undo()
 	}
 	if err := <-written; err != nil || r.stuck {
@@ -172,7 +163,7 @@ func (r *round) breaks(format string, values ...any) {
 	r.broken = append(r.broken, fmt.Sprintf(format, values...))
 }
 
-// later undoes something at the end of the round, if it is not done before.
+// later undoes something after the case, for the second time perhaps.
 func (r *round) later(undo func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -223,6 +214,8 @@ func (r *round) recovered(ctx context.Context) error {
 	r.recovery = max(r.recovery, time.Since(began))
 	r.mu.Unlock()
 	if err != nil && ctx.Err() == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		r.stuck = true
 		return fmt.Errorf("%d messages are stuck", left)
 	}
