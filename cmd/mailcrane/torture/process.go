@@ -227,12 +227,12 @@ func deployNewKinds(ctx context.Context, r *round) error {
 // killTheOnlyOne kills it in the middle of its work, with a queue before it and
 // several mails on their way.
 func killTheOnlyOne(ctx context.Context, r *round) error {
-	slow, _ := r.inject(mailbox.Fault{At: mailbox.Dot, Keep: true, Delay: 50 * time.Millisecond, Reply: "250 2.0.0 taken"}, nil)
+	slow, _ := r.inject(mailbox.Fault{At: mailbox.Dot, Keep: true, Delay: time.Second / 10, Reply: "250 2.0.0 taken"}, nil)
 	r.later(slow)
 	kill := func() error {
 		sent := r.sink.count()
 		err := until(ctx, patience, "the daemon is at work", func(ctx context.Context) (busy bool, err error) {
-			err = r.pool.QueryRow(ctx, `SELECT count(*) > 20 FROM mailcrane.message WHERE status = 'queued'`).Scan(&busy)
+			err = r.pool.QueryRow(ctx, `SELECT count(*) > 5 FROM mailcrane.message WHERE status = 'queued'`).Scan(&busy)
 			return busy && r.sink.count() > sent+20, err
 		})
 		if err != nil {
