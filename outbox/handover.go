@@ -37,28 +37,8 @@ const giveBackJob = `
 	  AND attempt = $2
 	  AND attempted_by[array_upper(attempted_by, 1)] = $3`
 
-// handover is the point of no return (R3): one transaction, which the caller's
-// context cannot cancel, that checks the right to send once more and writes the
-// open attempt. It fails if anything has changed since open; then nothing may
-// be sent. It also fails when the answer to the commit is lost; then the row may
-// be there, and close will close it.
-//
-// The lock on the message orders it against closers, and each statement sees
-// what was committed before it: an attempt accepted meanwhile has set the status.
-func (t *try) handover(ctx context.Context, relay string) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("handover: %w", err)
-	}
-	t.handoverBegun = true
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.relay.Lease)
-	defer cancel()
-	i := t.relay.instance
-
-	batch := &pgx.Batch{}
-	batch.Queue(durable)
-	batch.Queue(`SELECT FROM mailcrane.message WHERE id = $1 FOR NO KEY UPDATE`, t.messageID)
-	inserted := int64(0)
-	batch.Queue(`
+// openAttempt writes the open attempt, if nothing has changed since open.
+const openAttempt = `
 		INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, relay, allowed_unknown)
 		SELECT m.id, $2::integer, $3::bigint, $4::uuid, $5::text, $7::integer
 		FROM mailcrane.message AS m
@@ -81,7 +61,30 @@ func (t *try) handover(ctx context.Context, relay string) error {
 			WHERE j.id = $3
 			  AND j.state = 'running'
 			  AND j.attempt = $6
-			  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $4::uuid::text)`,
+			  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $4::uuid::text)`
+
+// handover is the point of no return (R3): one transaction, which the caller's
+// context cannot cancel, that checks the right to send once more and writes the
+// open attempt. It fails if anything has changed since open; then nothing may
+// be sent. It also fails when the answer to the commit is lost; then the row may
+// be there, and close will close it.
+//
+// The lock on the message orders it against closers, and each statement sees
+// what was committed before it: an attempt accepted meanwhile has set the status.
+func (t *try) handover(ctx context.Context, relay string) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("handover: %w", err)
+	}
+	t.handoverBegun = true
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.relay.Lease)
+	defer cancel()
+	i := t.relay.instance
+
+	batch := &pgx.Batch{}
+	batch.Queue(durable)
+	batch.Queue(`SELECT FROM mailcrane.message WHERE id = $1 FOR NO KEY UPDATE`, t.messageID)
+	inserted := int64(0)
+	batch.Queue(openAttempt,
 		t.messageID, t.message.Attempt, t.job, i.id, relay, t.jobAttempt, t.allowed).
 		Exec(func(tag pgconn.CommandTag) error {
 			inserted = tag.RowsAffected()
