@@ -136,7 +136,7 @@ func (s *stage) templates() string { return filepath.Join(s.dir, "templates") }
 
 // bigSize is more than a connection on this machine takes without anybody
 // reading from it.
-const bigSize = 16 << 20
+const bigSize = 8 << 20
 
 // writeTemplates adds a mail that is too big to be sent at once, and one that
 // cannot be rendered without a value.
