@@ -227,8 +227,8 @@ func deployNewKinds(ctx context.Context, r *round) error {
 // killTheOnlyOne kills it in the middle of its work, with a queue before it and
 // several mails on their way.
 func killTheOnlyOne(ctx context.Context, r *round) error {
-	slow, _ := r.inject(mailbox.Fault{At: mailbox.Dot, Keep: true, Delay: time.Second / 10, Reply: "250 2.0.0 taken"}, nil)
-	r.later(slow)
+	quicken, _ := r.inject(mailbox.Fault{At: mailbox.Dot, Keep: true, Delay: time.Second / 10, Reply: "250 2.0.0 taken"}, nil)
+	defer quicken()
 	kill := func() error {
 		sent := r.sink.count()
 		err := until(ctx, patience, "the daemon is at work", func(ctx context.Context) (busy bool, err error) {
@@ -246,6 +246,7 @@ func killTheOnlyOne(ctx context.Context, r *round) error {
 			return err
 		}
 	}
+	quicken()
 	return r.recovered(ctx)
 }
 
