@@ -113,7 +113,7 @@ func (r Report) Total() Ledger {
 
 // Broken lists the promises that were not kept.
 func (r Report) Broken() []string {
-	var broken []string
+	broken := []string{} // JSON shows that as a list too
 	for _, round := range r.Rounds {
 		for _, text := range round.Broken {
 			broken = append(broken, fmt.Sprintf("case %d: %s", round.Case, text))

@@ -34,7 +34,7 @@ type round struct {
 // and makes the account.
 func (s *stage) play(ctx context.Context, c scenario, letters int) (Round, error) {
 	began := time.Now()
-	result := Round{Case: c.number, Title: c.title, Allowed: c.copies.String(), Within: seconds(c.within)}
+	result := Round{Case: c.number, Title: c.title, Allowed: c.copies.String(), Within: seconds(c.within), Broken: []string{}}
 	if c.ownServer && s.server == nil {
 		result.Skipped = "it needs a server of its own, not one that was given"
 		return result, nil
@@ -58,7 +58,7 @@ func (s *stage) play(ctx context.Context, c scenario, letters int) (Round, error
 	if err != nil {
 		return result, err
 	}
-	result.Ledger, result.Broken = ledger, r.broken
+	result.Ledger, result.Broken = ledger, append(result.Broken, r.broken...)
 	result.judge(c)
 	findings, err := outbox.Audit(ctx, s.pool, 0)
 	if err != nil {

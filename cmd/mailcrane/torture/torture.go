@@ -115,7 +115,7 @@ func Run(ctx context.Context, config Config) (report Report, err error) {
 
 // perform deals the cases until all had their turn and the time is over.
 func (s *stage) perform(ctx context.Context) (Report, error) {
-	report := Report{Seed: s.Seed, Lease: s.Lease.String(), Scale: s.Scale, PostgreSQL: s.version}
+	report := Report{Seed: s.Seed, Lease: s.Lease.String(), Scale: s.Scale, PostgreSQL: s.version, Findings: []outbox.Finding{}}
 	deck := s.chosen()
 	random := rand.New(rand.NewPCG(s.Seed, 0))
 	each := max(1, s.Messages/len(deck))
@@ -140,6 +140,6 @@ func (s *stage) perform(ctx context.Context) (Report, error) {
 	if err != nil {
 		return report, err
 	}
-	report.Findings = findings
+	report.Findings = append(report.Findings, findings...)
 	return report, nil
 }
