@@ -86,7 +86,7 @@ func TestTorture_keepsEveryPromise(t *testing.T) {
 		t.Errorf("exit code %d, %d rounds, broken: %q; left in %s", code, len(report.Rounds), report.Broken, report.Left)
 	}
 	for _, round := range report.Rounds {
-		if round.Skipped != "" && os.Getenv("MAILCRANE_CHECK") != "" && os.Geteuid() == 0 {
+		if round.Skipped != "" && round.Case != 24 { // not everybody may mount a small disk
 			t.Errorf("case %d was skipped: %s", round.Case, round.Skipped)
 		}
 	}

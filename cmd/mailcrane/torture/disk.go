@@ -27,7 +27,8 @@ func (s *stage) playOnSmallDisk(ctx context.Context, c scenario, letters int) (r
 		return result, err
 	}
 	if out, err := exec.CommandContext(ctx, "mount", "-t", "tmpfs", "-o", "size=256m,mode=755", "none", disk).CombinedOutput(); err != nil { //nolint:gosec // a folder of ours
-		return Round{Case: c.number, Title: c.title, Skipped: "no small disk can be mounted: " + strings.TrimSpace(string(out))}, nil
+		reason, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		return Round{Case: c.number, Title: c.title, Skipped: "no small disk can be mounted: " + reason}, os.RemoveAll(dir)
 	}
 	defer func() {
 		out, umountErr := exec.CommandContext(context.WithoutCancel(ctx), "umount", "-l", disk).CombinedOutput() //nolint:gosec // the same
