@@ -24,8 +24,10 @@ func BenchmarkAudit(b *testing.B) {
 				 FROM generate_series(1, 1000000) AS i,
 				      LATERAL (SELECT now() - $1::interval * (1 - i / 1000001.0)) AS t (at)`,
 				`INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, outcome, was_unknown, relay, began_at, finished_at)
-				 SELECT m.id, n, m.job_id, m.id, CASE n WHEN 1 THEN 'unknown' ELSE 'accepted' END, n = 1, 'relay:25', m.created_at, m.finished_at
-				 FROM mailcrane.message AS m, generate_series(CASE WHEN m.job_id % 100 = 0 THEN 1 ELSE 2 END, 2) AS n
+				 SELECT m.id, n, m.job_id, m.id, CASE WHEN n < last THEN 'unknown' ELSE 'accepted' END, n < last, 'relay:25', m.created_at, m.finished_at
+				 FROM mailcrane.message AS m,
+				      LATERAL (SELECT CASE WHEN m.job_id % 100 = 0 THEN 2 ELSE 1 END) AS l (last),
+				      generate_series(1, last) AS n
 				 WHERE $1::interval > interval '0'
 				 ORDER BY m.created_at`,
 			} {
