@@ -90,22 +90,28 @@ BEGIN
     ) AS past
     WHERE a.began_at > statement_timestamp() - since AND a.number > 1 AND a.relay IS NOT NULL AND past.unknown > a.allowed_unknown
     UNION ALL
-    SELECT 'begun_too_late', 'critical', m.id, a.job_id,
-           format('attempt %s was begun at %s, after %s', a.number, a.began_at, CASE
-               WHEN a.began_at > m.expires_at + interval '1 second' THEN 'the message had expired'
-               WHEN a.began_at > s.created_at + interval '1 minute' THEN 'the address was suppressed'
-               ELSE 'the invitation was ' || i.status END)
-    FROM attempt AS a
-    JOIN message AS m ON m.id = a.message_id
-    LEFT JOIN invitation AS i ON i.id = m.invitation_id AND i.status <> 'pending'
-    LEFT JOIN suppression AS s ON s.tenant = m.tenant AND s.address = lower(m.recipient)
+    -- Each from the side of which there is less. A transaction that took its time
+    -- has an older timestamp than its commit.
+    SELECT 'begun_too_late', 'critical', a.message_id, a.job_id, format('attempt %s was begun at %s, after %s', a.number, a.began_at, late.than)
+    FROM (
+        SELECT m.id, m.expires_at + interval '1 second', 'the message had expired'
+        FROM message AS m
+        WHERE m.expires_at < statement_timestamp() AND coalesce(m.finished_at > statement_timestamp() - since, true)
+        UNION ALL
+        SELECT m.id, s.created_at + interval '1 minute', 'the address was suppressed'
+        FROM suppression AS s
+        JOIN message AS m ON m.tenant = s.tenant AND lower(m.recipient) = s.address
+        WHERE coalesce(m.finished_at > statement_timestamp() - since, true)
+        UNION ALL
+        SELECT m.id, i.finished_at + interval '1 minute', 'the invitation was ' || i.status
+        FROM invitation AS i
+        JOIN message AS m ON m.invitation_id = i.id
+        WHERE i.status <> 'pending' AND coalesce(m.finished_at > statement_timestamp() - since, true)
+    ) AS late (message_id, at, than)
+    JOIN attempt AS a ON a.message_id = late.message_id AND a.began_at > late.at
     WHERE a.began_at > statement_timestamp() - since
-      AND (a.began_at > m.expires_at + interval '1 second'
-        -- A transaction that took its time has an older timestamp than its commit.
-        OR a.began_at > s.created_at + interval '1 minute'
-        OR a.began_at > i.finished_at + interval '1 minute')
-    -- Not wrong yet, but worth a look.
     UNION ALL
+    -- Not wrong yet, but worth a look.
     SELECT 'open_attempt_of_dead_daemon', 'warning', a.message_id, a.job_id, format('attempt %s, begun at %s', a.number, a.began_at)
     FROM attempt AS a
     LEFT JOIN instance AS n ON n.id = a.instance_id
