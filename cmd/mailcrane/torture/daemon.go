@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/mailcrane/mailcrane/outbox/localpg/pgproxy"
 	"github.com/mailcrane/mailcrane/sender/mailbox"
 )
@@ -45,7 +47,11 @@ type daemon struct {
 // newDaemon prepares what the daemon needs. It does not start it.
 func (s *stage) newDaemon(name, databaseURL string, args ...string) (_ *daemon, err error) {
 	d := &daemon{name: name, args: append([]string{"serve"}, args...), path: s.Program}
-	if d.proxy, err = pgproxy.Listen(hostOf(databaseURL)); err != nil {
+	database, err := pgconn.ParseConfig(databaseURL)
+	if err != nil {
+		return nil, err
+	}
+	if d.proxy, err = pgproxy.Listen(net.JoinHostPort(database.Host, fmt.Sprint(database.Port))); err != nil {
 		return nil, err
 	}
 	through, err := d.proxy.URL(databaseURL)
@@ -77,14 +83,6 @@ func (s *stage) newDaemon(name, databaseURL string, args ...string) (_ *daemon, 
 		"LOG_FORMAT=json",
 	}, s.Environ...)
 	return d, nil
-}
-
-func hostOf(databaseURL string) string {
-	config, err := parseDatabaseURL(databaseURL)
-	if err != nil {
-		return ""
-	}
-	return net.JoinHostPort(config.Host, fmt.Sprint(config.Port))
 }
 
 func freeAddress() (string, error) {
@@ -187,12 +185,15 @@ func (d *daemon) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	d.resume()
-	_, err := d.terminate(ctx)
-	if err != nil {
-		d.kill()
+	d.signal(syscall.SIGTERM)
+	select {
+	case <-keeping:
+		return nil
+	case <-ctx.Done():
+		d.signal(syscall.SIGKILL)
+		<-keeping
+		return fmt.Errorf("%s does not end on SIGTERM: %w", d.name, ctx.Err())
 	}
-	<-keeping
-	return err
 }
 
 // ready waits until the daemon says that it is.

@@ -81,7 +81,7 @@ func fillDisk(ctx context.Context, r *round) error {
 		return err
 	}
 	n := 0
-	err := until(ctx, patience, "the API says 503", func(ctx context.Context) (bool, error) {
+	err := until(ctx, r.patience(), "the API says 503", func(ctx context.Context) (bool, error) {
 		n++
 		return r.postBig(ctx, n) == http.StatusServiceUnavailable, nil
 	})

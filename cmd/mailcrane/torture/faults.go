@@ -27,8 +27,9 @@ const (
 	heartbeatSQL = "INSERT INTO mailcrane.instance AS n"
 )
 
-// patience is how long a fault may take to find something to act on.
-const patience = time.Minute
+// patience is how long a fault may take to find something to act on, be it that
+// an outage has to end first.
+func (r *round) patience() time.Duration { return time.Minute + r.outage(10*time.Minute) }
 
 // lane is any daemon that sends.
 func (r *round) lane() *daemon {
@@ -84,7 +85,7 @@ func (r *round) injectOn(fault mailbox.Fault, do func(*daemon)) (remove func()) 
 }
 
 func (r *round) acted(ctx context.Context, what string, acted *atomic.Int32, times int) error {
-	return until(ctx, patience, what, func(context.Context) (bool, error) { return int(acted.Load()) >= times, nil })
+	return until(ctx, r.patience(), what, func(context.Context) (bool, error) { return int(acted.Load()) >= times, nil })
 }
 
 // sqlFault goes wrong with what a daemon says to PostgreSQL, as often as Times

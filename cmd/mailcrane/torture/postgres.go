@@ -48,7 +48,7 @@ func startCopy(ctx context.Context, r *round) (err error) {
 			err = dropErr
 		}
 	}()
-	config, err := parseDatabaseURL(r.databaseURL)
+	config, err := pgx.ParseConfig(r.databaseURL)
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func startCopy(ctx context.Context, r *round) (err error) {
 		return err
 	}
 	d.start()
-	if err := until(ctx, patience, "the copy runs", func(context.Context) (bool, error) { return d.pid() != 0, nil }); err != nil {
+	if err := until(ctx, r.patience(), "the copy runs", func(context.Context) (bool, error) { return d.pid() != 0, nil }); err != nil {
 		return err
 	}
 	if err := d.refuses(ctx, 2*r.Lease); err != nil {
@@ -93,7 +93,7 @@ func (r *round) copyDatabase(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	err := until(ctx, patience, "messages are queued", func(ctx context.Context) (enough bool, err error) {
+	err := until(ctx, r.patience(), "messages are queued", func(ctx context.Context) (enough bool, err error) {
 		err = r.pool.QueryRow(ctx, `SELECT count(*) >= 5 FROM mailcrane.message WHERE status = 'queued'`).Scan(&enough)
 		return enough, err
 	})
@@ -134,7 +134,7 @@ func vandalise(ctx context.Context, r *round) error {
 	if err := outbox.Hold(ctx, r.pool, outbox.Scope{}, "torture"); err != nil {
 		return err
 	}
-	err := until(ctx, patience, "messages are queued", func(ctx context.Context) (enough bool, err error) {
+	err := until(ctx, r.patience(), "messages are queued", func(ctx context.Context) (enough bool, err error) {
 		err = r.pool.QueryRow(ctx, `SELECT count(*) >= 15 FROM mailcrane.message WHERE status = 'queued'`).Scan(&enough)
 		return enough, err
 	})
@@ -195,7 +195,7 @@ func (r *round) critical(ctx context.Context) (n int, err error) {
 // repair puts the queue right. What workers are just about to do may make one
 // more necessary.
 func (r *round) repair(ctx context.Context) error {
-	return until(ctx, patience, "the audit is content", func(ctx context.Context) (bool, error) {
+	return until(ctx, r.patience(), "the audit is content", func(ctx context.Context) (bool, error) {
 		if _, err := outbox.Repair(ctx, r.pool); err != nil {
 			return false, err
 		}

@@ -57,19 +57,19 @@ func (r *round) pauseAfterOpen(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := r.breakSQL(ctx, sqlFault{Fault: pgproxy.Fault{Statement: openSQL, At: pgproxy.Reply}, rows: true, word: name, do: stop}); err != nil {
+	if err := r.breakSQL(ctx, sqlFault{Fault: pgproxy.Fault{Statement: openSQL, At: pgproxy.Reply}, rows: true, word: name + "-", do: stop}); err != nil {
 		return err
 	}
 	d := <-stopped
 	defer d.resume()
 	if name != "overtaken" {
-		slow := mailbox.Fault{At: mailbox.Dot, To: name, Delay: 2 * time.Second, Reply: "451 4.3.0 not now", Times: 1}
+		slow := mailbox.Fault{At: mailbox.Dot, To: name + "-", Delay: 2 * time.Second, Reply: "451 4.3.0 not now", Times: 1}
 		if name == "met" {
 			slow.Keep, slow.Reply = true, "250 2.0.0 taken"
 		}
 		return r.act(ctx, slow, 1, func(*daemon) { d.resume() })
 	}
-	return until(ctx, patience, "another daemon has sent the message", func(ctx context.Context) (sent bool, err error) {
+	return until(ctx, r.patience(), "another daemon has sent the message", func(ctx context.Context) (sent bool, err error) {
 		err = r.pool.QueryRow(ctx, `SELECT status = 'sent' FROM mailcrane.message WHERE id = $1::text::uuid`, receipt.MessageID).Scan(&sent)
 		return sent, err
 	})
@@ -129,7 +129,7 @@ func (r *round) skewClock(ctx context.Context, d *daemon, skew time.Duration) er
 		}
 	}})
 	r.later(remove)
-	if err := until(ctx, patience, d.name+" notices its clock", func(ctx context.Context) (bool, error) { return !d.isReady(ctx), nil }); err != nil {
+	if err := until(ctx, r.patience(), d.name+" notices its clock", func(ctx context.Context) (bool, error) { return !d.isReady(ctx), nil }); err != nil {
 		return err
 	}
 	if err := r.wait(ctx, time.Second); err != nil { // what it had handed over is answered by then
@@ -140,7 +140,7 @@ func (r *round) skewClock(ctx context.Context, d *daemon, skew time.Duration) er
 	if err != nil {
 		return err
 	}
-	if err := until(ctx, patience, "the others go on", func(context.Context) (bool, error) { return r.sink.count() >= began+10, nil }); err != nil {
+	if err := until(ctx, r.patience(), "the others go on", func(context.Context) (bool, error) { return r.sink.count() >= began+10, nil }); err != nil {
 		return err
 	}
 	if again, err := r.sentBy(ctx, d); err != nil || again > sent {
@@ -231,7 +231,7 @@ func killTheOnlyOne(ctx context.Context, r *round) error {
 	defer quicken()
 	kill := func() error {
 		sent := r.sink.count()
-		err := until(ctx, patience, "the daemon is at work", func(ctx context.Context) (busy bool, err error) {
+		err := until(ctx, r.patience(), "the daemon is at work", func(ctx context.Context) (busy bool, err error) {
 			err = r.pool.QueryRow(ctx, `SELECT count(*) > 5 FROM mailcrane.message WHERE status = 'queued'`).Scan(&busy)
 			return busy && r.sink.count() > sent+20, err
 		})
@@ -265,7 +265,7 @@ func cutTheAPI(ctx context.Context, r *round) error {
 		}
 		remove := web.proxy.Inject(f)
 		defer remove()
-		return until(ctx, patience, "the API writes", func(context.Context) (bool, error) { return acted.Load() >= times, nil })
+		return until(ctx, r.patience(), "the API writes", func(context.Context) (bool, error) { return acted.Load() >= times, nil })
 	}
 	const invite = "mailcrane.invite_many("
 	return r.steps(ctx,
@@ -277,10 +277,22 @@ func cutTheAPI(ctx context.Context, r *round) error {
 	)
 }
 
-// twoAtOnce plays two other cases at the same time.
+// restartAll stops and starts the daemons, which other things may happen to.
+func restartAll(ctx context.Context, r *round) error {
+	for _, d := range r.lanes {
+		if _, err := d.terminate(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// twoAtOnce plays two other cases at the same time. Their outages are short: one
+// waits for the other's to end.
 func twoAtOnce(ctx context.Context, r *round) error {
+	r.brief = true
 	cases := []func(context.Context, *round) error{
-		killAfterTheDot, resetAfterTheDot, relaysDown, killPostgreSQL, partition, restartRolling, loseAnswers,
+		killAfterTheDot, resetAfterTheDot, relaysDown, killPostgreSQL, partition, restartAll, loseAnswers,
 	}
 	r.random.Shuffle(len(cases), func(i, k int) { cases[i], cases[k] = cases[k], cases[i] })
 	var playing sync.WaitGroup

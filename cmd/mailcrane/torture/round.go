@@ -28,6 +28,7 @@ type round struct {
 	broken   []string
 	held     int
 	stuck    bool // there is no point in going on
+	brief    bool // outages are
 }
 
 // play lets writers write while the case goes on, waits until all is settled,
@@ -173,7 +174,11 @@ func (r *round) later(undo func()) {
 // outage is the length of one that would take so long in the world outside. It
 // lasts longer than the lease if it would there.
 func (r *round) outage(full time.Duration) time.Duration {
-	scaled := time.Duration(float64(full) * r.Scale)
+	scale := r.Scale
+	if r.brief {
+		scale = min(scale, 0.05)
+	}
+	scaled := time.Duration(float64(full) * scale)
 	if full > 10*time.Second {
 		scaled = max(scaled, r.Lease*3/2)
 	}

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/mailcrane/mailcrane/migrations"
@@ -126,10 +125,6 @@ func (s *stage) prepareDatabase(ctx context.Context) error {
 	}
 	_, err = s.pool.Exec(ctx, `INSERT INTO mailcrane.policy (tenant, on_unknown) VALUES ($1, 'hold')`, holdTenant)
 	return err
-}
-
-func parseDatabaseURL(databaseURL string) (*pgconn.Config, error) {
-	return pgconn.ParseConfig(databaseURL)
 }
 
 func (s *stage) templates() string { return filepath.Join(s.dir, "templates") }
