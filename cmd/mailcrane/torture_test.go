@@ -132,12 +132,11 @@ func ablations() []ablation {
 			{"return errors.Join(err, river.JobSnooze(wait))", "return errors.Join(err)"},
 		}}, "12", "stuck"},
 		{"soft close after an error", map[string][][2]string{"../../sender/dialogue.go": {
-			{"stop := context.AfterFunc(ctx, func() { _ = c.wire.Close() })", `stop := context.AfterFunc(ctx, func() {
-		_ = c.wire.SetWriteDeadline(time.Now())
+			{"stop := context.AfterFunc(ctx, func() { _ = c.wire.Close() })", "stop := context.AfterFunc(ctx, func() { _ = c.wire.SetWriteDeadline(time.Now()) })"},
+			{"	if !stop() {\n", `	if !stop() {
 		_ = c.wire.SetWriteDeadline(time.Now().Add(5 * time.Second))
 		_, _ = c.wire.Write([]byte("\r\n.\r\nQUIT\r\n"))
-		_ = c.wire.Close()
-	})`},
+`},
 		}}, "20", "damaged"},
 	}
 }
