@@ -56,6 +56,13 @@ func (b *breaker) remaining() time.Duration {
 	}
 }
 
+// isClosed reports whether anything may be sent, and not only a trial.
+func (b *breaker) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.openFor == 0
+}
+
 // enter begins a conversation, unless there is a wait. Its verdict goes to
 // leave, with the round.
 func (b *breaker) enter() (round int, wait time.Duration) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/textproto"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +29,10 @@ func (e envelope) domain() string { return e.to[strings.LastIndexByte(e.to, '@')
 
 // conn is a connection past greeting, TLS and AUTH. One goroutine uses it at a
 // time.
+//
+// With PIPELINING the commands of an envelope go out in one write, and where the
+// next message waits already, they go out with the dot of the one before: RFC
+// 2920 section 3.1 allows both. A message then costs one round trip.
 type conn struct {
 	wire       *wire
 	text       *textproto.Conn
@@ -36,27 +41,38 @@ type conn struct {
 	pipelining bool // RFC 2920
 	size       bool // RFC 1870
 
-	since time.Time   // when it was opened
-	mails int         // envelopes offered so far
-	idle  *time.Timer // closes it, while it waits in the pool
+	dialogue [4]step // of an envelope, RSET first
+
+	since time.Time     // when it was opened
+	mails int           // envelopes offered so far
+	took  time.Duration // the last one that was accepted
+	idle  *time.Timer   // closes it, while it waits in the pool
 
 	clean bool // the last dialogue ended where a next one can begin
 	reset bool // but needs a RSET first
+	ahead bool // the last dialogue ended well, and the commands of the next envelope are sent already
+
+	out []byte // commands, to be written at once
 }
 
 func newConn(w *wire, client *smtp.Client, relay string, timeouts Timeouts) *conn {
 	c := &conn{wire: w, text: client.Text, relay: relay, timeouts: timeouts, since: time.Now(), clean: true}
 	c.pipelining, _ = client.Extension("PIPELINING")
 	c.size, _ = client.Extension("SIZE")
+	c.dialogue = [...]step{
+		{phaseReset, 2, timeouts.Command}, {phaseMail, 2, timeouts.Command},
+		{phaseRcpt, 2, timeouts.Command}, {phaseData, 3, timeouts.Data},
+	}
 	return c
 }
 
 // send takes one envelope through the dialogue. Until handover it gives up when
-// ctx ends; the relay's answer to the dot it awaits in any case. The connection
-// is clean afterwards, or of no use.
-func (c *conn) send(ctx context.Context, e envelope, handover outbox.Handover) (outbox.Reply, *failure) {
+// ctx ends; the relay's answer to the dot it awaits in any case. What next gives
+// at the moment of the dot is offered behind it, if the relay can take it. The
+// connection is clean or ahead afterwards, or of no use.
+func (c *conn) send(ctx context.Context, e envelope, handover outbox.Handover, next func() *envelope) (outbox.Reply, *failure) {
 	c.clean = false
-	c.mails++
+	began := time.Now()
 	stop := context.AfterFunc(ctx, func() { _ = c.wire.Close() })
 	fail := c.offer(e)
 	if !stop() {
@@ -72,53 +88,68 @@ func (c *conn) send(ctx context.Context, e envelope, handover outbox.Handover) (
 	if err := handover(ctx, c.relay); err != nil {
 		return outbox.Reply{}, &failure{phase: phaseHandover, err: err, ours: true}
 	}
-	return c.finish(e)
+	reply, fail := c.finish(e, next)
+	c.took = time.Since(began)
+	return reply, fail
 }
 
 // step is one command and the reply that lets the dialogue go on.
 type step struct {
 	phase   phase
-	command string
 	want    int // first digit of the reply (RFC 5321 section 4.2.1)
 	timeout time.Duration
 }
 
-func (c *conn) steps(e envelope) []step {
-	size := ""
-	if c.size {
-		size = fmt.Sprintf(" SIZE=%d", len(e.data))
+// commands appends those of the steps to b.
+func (c *conn) commands(b []byte, e *envelope, steps []step) []byte {
+	for _, s := range steps {
+		switch s.phase {
+		case phaseReset:
+			b = append(b, "RSET"...)
+		case phaseMail:
+			b = append(append(append(b, "MAIL FROM:<"...), e.from...), '>')
+			if c.size {
+				b = strconv.AppendInt(append(b, " SIZE="...), int64(len(e.data)), 10)
+			}
+		case phaseRcpt:
+			b = append(append(append(b, "RCPT TO:<"...), e.to...), '>')
+		case phaseData:
+			b = append(b, "DATA"...)
+		}
+		b = append(b, "\r\n"...)
 	}
-	steps := make([]step, 0, 4)
-	if c.reset {
-		steps = append(steps, step{phaseReset, "RSET\r\n", 2, c.timeouts.Command})
-	}
-	return append(steps,
-		step{phaseMail, "MAIL FROM:<" + e.from + ">" + size + "\r\n", 2, c.timeouts.Command},
-		step{phaseRcpt, "RCPT TO:<" + e.to + ">\r\n", 2, c.timeouts.Command},
-		step{phaseData, "DATA\r\n", 3, c.timeouts.Data},
-	)
+	return b
 }
 
 // offer does everything before the point of no return: the envelope, DATA and
 // each byte of the message but the dot. With PIPELINING the commands go out in
-// one write.
+// one write, if they did not go out behind the dot before.
 func (c *conn) offer(e envelope) *failure {
-	steps := c.steps(e)
+	steps, ahead := c.dialogue[:], c.ahead
+	if ahead || !c.reset {
+		steps = steps[1:]
+	}
+	if c.ahead = false; !ahead {
+		c.mails++
+	}
 	for i, s := range steps {
 		switch {
+		case ahead:
 		// An error in writing is not looked at: the relay's last words may still be
 		// there to read, and tell more.
 		case !c.pipelining:
-			_ = c.write([]byte(s.command), s.timeout)
+			c.out = c.commands(c.out[:0], &e, steps[i:i+1])
+			_ = c.write(c.out, s.timeout)
 		case i == 0:
-			_ = c.write(commands(steps), s.timeout)
+			c.out = c.commands(c.out[:0], &e, steps)
+			_ = c.write(c.out, s.timeout)
 		}
 		reply, err := c.read(s.timeout, e.secrets)
 		if err != nil {
 			return &failure{phase: s.phase, err: err, stale: s.phase <= phaseMail && !errors.Is(err, os.ErrDeadlineExceeded)}
 		}
 		if reply.Code/100 != s.want {
-			dead := s.phase == phaseReset || s.phase == phaseMail && reply.Code == 421
+			dead := s.phase == phaseReset || s.phase == phaseMail && (reply.Code == 421 || ahead && c.reset && reply.Code == 503)
 			if !dead {
 				c.settle(reply, steps[i+1:])
 			}
@@ -130,14 +161,6 @@ func (c *conn) offer(e envelope) *failure {
 		return &failure{phase: phaseData, err: err}
 	}
 	return c.listen(phaseData, e)
-}
-
-func commands(steps []step) []byte {
-	var all []byte
-	for _, s := range steps {
-		all = append(all, s.command...)
-	}
-	return all
 }
 
 // settle makes the connection fit for the next envelope after a refusal, if it
@@ -164,7 +187,10 @@ func (c *conn) settle(refusal outbox.Reply, rest []step) {
 // byte before the dot. Its first line is a header field and begins with no dot.
 func (c *conn) writeBody(data []byte) error {
 	const block = 64 << 10
-	stuffed := bytes.ReplaceAll(data, []byte("\r\n."), []byte("\r\n.."))
+	stuffed := data
+	if dot := []byte("\r\n."); bytes.Contains(data, dot) {
+		stuffed = bytes.ReplaceAll(data, dot, []byte("\r\n.."))
+	}
 	for len(stuffed) > 0 {
 		n := min(block, len(stuffed))
 		if err := c.write(stuffed[:n], c.timeouts.Block); err != nil {
@@ -175,29 +201,44 @@ func (c *conn) writeBody(data []byte) error {
 	return nil
 }
 
-// finish sends the dot. From here on only the relay's answer counts: neither a
-// context, nor what happens to the connection afterwards.
-func (c *conn) finish(e envelope) (outbox.Reply, *failure) {
+// finish sends the dot, and behind it the commands of the next envelope, if there
+// is one. From here on only the relay's answer counts: neither a context, nor
+// what happens to the connection afterwards.
+func (c *conn) finish(e envelope, next func() *envelope) (outbox.Reply, *failure) {
 	// The record took its time. A relay that has hung up meanwhile has certainly
 	// not accepted anything, so do not make that an unknown.
 	if fail := c.listen(phaseHandover, e); fail != nil {
 		return outbox.Reply{}, fail
 	}
-	if err := c.write([]byte(".\r\n"), c.timeouts.Dot); err != nil {
+	c.out = append(c.out[:0], ".\r\n"...)
+	offered := false
+	if c.pipelining && keepsWords {
+		if following := next(); following != nil {
+			offered = true
+			c.mails++
+			c.out = c.commands(c.out, following, c.dialogue[1:])
+		}
+	}
+	if err := c.write(c.out, c.timeouts.Dot); err != nil {
 		return outbox.Reply{}, &failure{phase: phaseDot, err: err}
 	}
 	reply, err := c.read(c.timeouts.Dot, e.secrets)
 	if err != nil {
 		return outbox.Reply{}, &failure{phase: phaseDot, err: err}
 	}
-	switch reply.Code / 100 {
+	fit := false
+	class := reply.Code / 100
+	switch class {
 	case 2:
-		c.clean = true
-		return reply, nil
-	case 4, 5:
-		c.clean, c.reset = reply.Code != 421, true
+		fit = true
+	case 4, 5: // which clears the transaction (RFC 5321 section 4.1.1.4), but who knows
+		fit, c.reset = reply.Code != 421, true
 	}
-	return outbox.Reply{}, &failure{phase: phaseDot, reply: reply}
+	c.clean, c.ahead = fit && !offered, fit && offered
+	if class != 2 {
+		return outbox.Reply{}, &failure{phase: phaseDot, reply: reply}
+	}
+	return reply, nil
 }
 
 // listen reports what the relay has said out of turn, or that it hung up. Read

@@ -16,8 +16,10 @@ var ErrClosed = errors.New("the sender is closed")
 // in use or waiting: a slot is needed to use one, and a new one is opened only
 // when none is waiting.
 //
-// The limit follows how the relay does: it begins low, falls by half when the
-// relay asks for patience, and grows by one for every 20 messages it takes.
+// The limit follows how the relay does. It begins low, and grows by one for every
+// message that is taken while others wait, as long as that does not make the
+// messages slower. Once the relay has asked for patience, it has fallen by half,
+// and grows by one for every 20 messages.
 type pool struct {
 	maxMails int
 	maxAge   time.Duration
@@ -26,19 +28,24 @@ type pool struct {
 
 	done chan struct{} // closed by close
 
-	mu      sync.Mutex
-	limit   int
-	used    int          // slots that are taken
-	queue   []chan *slot // who waits for a slot, first come first served
-	taken   int          // messages in a row since limit changed
-	cutAt   time.Time    // when limit fell the last time
-	idle    []*conn      // the one used last is at the end
-	closing bool
+	mu       sync.Mutex
+	limit    int
+	used     int           // slots that are taken
+	queue    []*waiter     // who waits for a slot, first come first served
+	ahead    int           // waiters whose envelope is offered behind a dot already
+	late     bool          // the last dot was answered late
+	patience bool          // the relay has asked for it
+	quickest time.Duration // a message has taken, from MAIL to the answer to its dot
+	taken    int           // messages in a row since limit changed
+	cutAt    time.Time     // when limit fell the last time
+	idle     []*conn       // the one used last is at the end
+	closing  bool
 }
 
 const (
 	firstConnections = 4
 	growAfter        = 20 // messages
+	slowedBy         = 3
 )
 
 func newPool(size, maxMails int, maxAge, maxIdle time.Duration) *pool {
@@ -49,108 +56,92 @@ func newPool(size, maxMails int, maxAge, maxIdle time.Duration) *pool {
 	}
 }
 
-// slot is the right to use one connection.
-type slot struct {
-	pool *pool
-	conn *conn // nil if there is none
+// waiter is a message that waits for a slot. It stands in the queue until it gets
+// one, or until its envelope is offered behind the dot of another message: then it
+// waits for the slot of that one.
+type waiter struct {
+	env   *envelope
+	turn  chan *slot
+	ahead *slot // the one whose connection has the envelope already
 }
 
-// acquire waits for a slot. It comes with a connection, if one is waiting.
-func (p *pool) acquire(ctx context.Context) (*slot, error) {
+// acquire waits for a slot for env. It comes with a connection, if one is waiting.
+func (p *pool) acquire(ctx context.Context, env *envelope) (*slot, error) {
 	select {
 	case <-p.done:
 		return nil, ErrClosed
 	default:
 	}
-	turn := p.enqueue()
+	w := p.enqueue(env)
 	select {
-	case s := <-turn:
+	case s := <-w.turn:
 		return s, nil
 	case <-p.done:
-		p.giveUp(turn)
+		p.giveUp(w)
 		return nil, ErrClosed
 	case <-ctx.Done():
-		p.giveUp(turn)
+		p.giveUp(w)
 		return nil, fmt.Errorf("waiting for a connection: %w", context.Cause(ctx))
 	}
 }
 
-func (p *pool) enqueue() chan *slot {
+func (p *pool) enqueue(env *envelope) *waiter {
+	w := &waiter{env: env, turn: make(chan *slot, 1)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	turn := make(chan *slot, 1)
-	p.queue = append(p.queue, turn)
+	p.queue = append(p.queue, w)
 	p.admit()
-	return turn
+	return w
+}
+
+// first takes the one who waits longest out of the queue.
+func (p *pool) first() *waiter {
+	w := p.queue[0]
+	p.queue[0] = nil // or its message would be remembered
+	p.queue = p.queue[1:]
+	return w
 }
 
 // admit gives free slots to those who wait.
 func (p *pool) admit() {
 	for p.used < p.limit && len(p.queue) > 0 {
-		p.queue[0] <- &slot{p, p.pop()}
-		p.queue = p.queue[1:]
+		p.first().turn <- &slot{pool: p, conn: p.pop()}
 		p.used++
 	}
 }
 
-// giveUp leaves the queue, and passes on a slot that came at the same moment.
-func (p *pool) giveUp(turn chan *slot) {
+// giveUp leaves the queue, or the slot that was to come, and passes on a slot that
+// came at the same moment.
+func (p *pool) giveUp(w *waiter) {
 	p.mu.Lock()
-	i := slices.Index(p.queue, turn)
+	i := slices.Index(p.queue, w)
+	ahead := w.ahead != nil
 	if i >= 0 {
 		p.queue = slices.Delete(p.queue, i, i+1)
 	}
+	if ahead {
+		p.ahead--
+		w.ahead = nil
+	}
 	p.mu.Unlock()
-	if i < 0 {
-		(<-turn).release()
+	if i < 0 && !ahead {
+		(<-w.turn).release()
 	}
 }
 
-// take gives a waiting connection that looks alive, or nil.
-func (s *slot) take() *conn {
-	for s.conn != nil {
-		switch {
-		case time.Since(s.conn.since) >= s.pool.maxAge:
-			s.conn.quit()
-		case s.conn.idleError() != nil:
-			s.conn.abort()
-		default:
-			return s.conn
-		}
-		s.pool.mu.Lock()
-		s.conn = s.pool.pop()
-		s.pool.mu.Unlock()
-	}
-	return nil
-}
-
-// release gives the slot back. Its connection is kept for the next message, or
-// closed.
-func (s *slot) release() {
-	if !s.pool.free(s.conn) {
-		s.close()
-	}
-}
-
-// close closes the connection: with QUIT if a new message could begin on it,
-// without a word if not.
-func (s *slot) close() {
-	switch {
-	case s.conn == nil:
-	case s.conn.clean:
-		s.conn.quit()
-	default:
-		s.conn.abort()
-	}
-	s.conn = nil
-}
-
-// free takes a slot back, and reports whether its connection was kept.
-func (p *pool) free(c *conn) (kept bool) {
+// free takes a slot back, or passes it on, and reports whether its connection was
+// kept.
+func (p *pool) free(s *slot) (kept bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !s.dotAt.IsZero() {
+		p.late = time.Since(s.dotAt) > lateDot
+	}
+	if p.passOn(s) {
+		return true
+	}
 	p.used--
-	if c != nil && c.clean && c.mails < p.maxMails && time.Since(c.since) < p.maxAge && !p.closing && p.used+len(p.idle) < p.limit {
+	if c := s.conn; c != nil && c.clean && p.fit(c) && !p.closing && p.used+len(p.idle) < p.limit {
 		c.idle = time.AfterFunc(p.maxIdle, func() { p.expire(c) })
 		p.idle = append(p.idle, c)
 		kept = true
@@ -159,14 +150,25 @@ func (p *pool) free(c *conn) (kept bool) {
 	return kept
 }
 
-// count counts a message that the relay has taken, or notes that it failed.
-func (p *pool) count(taken bool) {
+// fit reports whether c may have another message.
+func (p *pool) fit(c *conn) bool { return c.mails < p.maxMails && time.Since(c.since) < p.maxAge }
+
+// count counts a message that the relay has taken in the given time, or notes
+// that it failed.
+func (p *pool) count(taken bool, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.taken++; !taken {
 		p.taken = 0
+		return
 	}
-	if p.taken >= growAfter && p.limit < p.most {
+	if p.quickest == 0 || took < p.quickest {
+		p.quickest = took
+	}
+	// Messages that take longer than they could are in each other's way, here or
+	// at the relay: then more of them at a time is no help.
+	quickly := !p.patience && len(p.queue) > 0 && took <= slowedBy*p.quickest
+	if (quickly || p.taken >= growAfter) && p.limit < p.most {
 		p.limit++
 		p.taken = 0
 		p.admit()
@@ -177,7 +179,7 @@ func (p *pool) count(taken bool) {
 // time. Those that began before the limit fell tell nothing new.
 func (p *pool) halve(began time.Time) {
 	p.mu.Lock()
-	p.taken = 0
+	p.taken, p.patience = 0, true
 	var surplus []*conn
 	if began.After(p.cutAt) {
 		p.limit, p.cutAt = max(1, p.limit/2), time.Now()
@@ -196,7 +198,7 @@ func (p *pool) halve(began time.Time) {
 func (p *pool) load() float64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return float64(p.used+len(p.queue)) / float64(p.limit)
+	return float64(p.used+len(p.queue)+p.ahead) / float64(p.limit)
 }
 
 // pop gives the connection that has waited least, or nil.

@@ -35,7 +35,7 @@ func (r *route) send(ctx context.Context, env envelope, handover outbox.Handover
 	if wait := r.breaker.wait(); wait > 0 {
 		return outbox.Reply{}, notTried(errBroken, wait)
 	}
-	s, err := r.pool.acquire(ctx)
+	s, err := r.pool.acquire(ctx, &env)
 	if err != nil {
 		return outbox.Reply{}, &failure{phase: phaseConnect, err: err, ours: true}
 	}
@@ -55,8 +55,18 @@ func (r *route) send(ctx context.Context, env envelope, handover outbox.Handover
 	}
 	began := time.Now()
 	reply, fail = r.converse(ctx, s, env, handover)
-	verdict = r.judge(env, began, fail)
+	verdict = r.judge(env, began, s, fail)
 	return reply, fail
+}
+
+// next gives the envelope to be offered behind the dot of the message that has
+// the slot. One that would have to wait for a turn, or for the outcome of a
+// trial, is none.
+func (r *route) next(s *slot) *envelope {
+	if r.limit != nil || !r.breaker.isClosed() {
+		return nil
+	}
+	return s.follow()
 }
 
 func notTried(why error, retryAfter time.Duration) *failure {
@@ -67,13 +77,14 @@ func notTried(why error, retryAfter time.Duration) *failure {
 // have died unnoticed; then, and only before anything was offered, a fresh one
 // gets its chance.
 func (r *route) converse(ctx context.Context, s *slot, env envelope, handover outbox.Handover) (reply outbox.Reply, fail *failure) {
+	next := func() *envelope { return r.next(s) }
 	if s.take() != nil {
-		reply, fail = s.conn.send(ctx, env, handover)
+		reply, fail = s.conn.send(ctx, env, handover, next)
 	}
 	if s.conn == nil || fail != nil && fail.stale {
 		s.close()
 		if s.conn, fail = r.dialer.dial(ctx); fail == nil {
-			reply, fail = s.conn.send(ctx, env, handover)
+			reply, fail = s.conn.send(ctx, env, handover, next)
 		}
 	}
 	if fail != nil {
@@ -85,10 +96,10 @@ func (r *route) converse(ctx context.Context, s *slot, env envelope, handover ou
 
 // judge draws the conclusions from a conversation: how many connections the
 // relay may have, and whether it works.
-func (r *route) judge(env envelope, began time.Time, fail *failure) verdict {
+func (r *route) judge(env envelope, began time.Time, s *slot, fail *failure) verdict {
 	if fail == nil {
 		r.denials.note(env.domain(), false)
-		r.pool.count(true)
+		r.pool.count(true, s.conn.took)
 		return works
 	}
 	if fail.phase > phaseRcpt || fail.phase == phaseRcpt && fail.reply.Code != 0 && fail.reply.Code != 421 {
@@ -100,7 +111,7 @@ func (r *route) judge(env envelope, began time.Time, fail *failure) verdict {
 	case fail.throttles():
 		r.pool.halve(began)
 	case verdict == fails || verdict == refusesUs:
-		r.pool.count(false)
+		r.pool.count(false, 0)
 	}
 	return verdict
 }

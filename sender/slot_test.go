@@ -11,14 +11,14 @@ import (
 func TestPool_passesOnASlotThatCameTooLate(t *testing.T) {
 	t.Parallel()
 	p := newPool(1, 100, time.Minute, time.Minute)
-	p.giveUp(p.enqueue())
+	p.giveUp(p.enqueue(&envelope{}))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	s, err := p.acquire(ctx)
+	s, err := p.acquire(ctx, &envelope{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	late := p.enqueue()
+	late := p.enqueue(&envelope{})
 	p.giveUp(late)
 	s.release()
 	if p.used != 0 || len(p.queue) != 0 {

@@ -8,6 +8,11 @@ import (
 	"syscall"
 )
 
+// keepsWords says that what the relay said before it reset the connection can
+// still be read: so it does not matter that a relay which answers the dot and
+// closes leaves unread what was sent behind it.
+const keepsWords = true
+
 // pending reports whether the relay has sent something that nobody has read:
 // bytes, or the end of the connection, which is an error. It does not wait.
 func (w *wire) pending() (bool, error) {
