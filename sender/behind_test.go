@@ -140,6 +140,11 @@ func wantNoEnd(t *testing.T, log string) {
 	}
 }
 
+// impatient is a sender that does not wait long for an answer that never comes.
+func impatient(c *sender.EmailConfig) {
+	c.Timeouts.Command, c.Timeouts.Data = 5*time.Second, 5*time.Second
+}
+
 const (
 	aMail   = "MAIL RCPT DATA ."
 	offered = "EHLO " + aMail + " MAIL RCPT DATA"
@@ -215,7 +220,7 @@ func TestBehind_theNextMessageDoesNotCareAboutTheOneBefore(t *testing.T) {
 				s.dotAndMore(t)
 				test.answer(s)
 			})
-			r := newRow(t, p.url(), 2)
+			r := newRow(t, p.url(), 2, impatient)
 			r.start(t)
 			r.want(t, test.first, outbox.Accepted)
 			_ = r.email.Close()
@@ -278,7 +283,7 @@ func TestBehind_aRefusedEnvelopeIsSettled(t *testing.T) {
 				}
 				s.accept()
 			})
-			r := newRow(t, p.url(), 2)
+			r := newRow(t, p.url(), 2, impatient)
 			r.start(t)
 			r.want(t, outbox.Accepted, outbox.Rejected)
 			_ = send(t, r.email, outbox.Accepted)

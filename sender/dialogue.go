@@ -246,7 +246,6 @@ func (c *conn) finish(e envelope, next func() *envelope) (outbox.Reply, *failure
 func (c *conn) listen(p phase, e envelope) *failure {
 	const blink = 100 * time.Millisecond
 	if c.text.R.Buffered() == 0 {
-		_ = c.wire.SetDeadline(time.Time{}) // an old one would answer in the relay's place
 		pending, err := c.wire.pending()
 		if err != nil {
 			return &failure{phase: p, err: err}
@@ -255,7 +254,7 @@ func (c *conn) listen(p phase, e envelope) *failure {
 			return nil
 		}
 		// Below TLS that may be a record for TLS itself.
-		_ = c.wire.SetReadDeadline(time.Now().Add(blink))
+		c.wire.patience = blink
 		if _, err := c.text.R.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil
 		}
@@ -279,7 +278,7 @@ func (c *conn) idleError() error {
 
 // write sends p within timeout.
 func (c *conn) write(p []byte, timeout time.Duration) error {
-	if err := c.wire.SetDeadline(time.Now().Add(timeout)); err != nil {
+	if err := c.wire.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
 	if _, err := c.text.W.Write(p); err != nil {
@@ -290,9 +289,7 @@ func (c *conn) write(p []byte, timeout time.Duration) error {
 
 // read waits up to timeout for a reply.
 func (c *conn) read(timeout time.Duration, secrets []string) (outbox.Reply, error) {
-	if err := c.wire.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return outbox.Reply{}, err
-	}
+	c.wire.patience = timeout
 	return readReply(c.text.R, secrets...)
 }
 

@@ -31,8 +31,8 @@ var (
 // out of its text.
 func readReply(r *bufio.Reader, secrets ...string) (outbox.Reply, error) {
 	var reply outbox.Reply
-	var text strings.Builder
-	for range maxReplyLines {
+	text := ""
+	for i := range maxReplyLines {
 		line, err := readLine(r)
 		if err != nil {
 			return outbox.Reply{}, err
@@ -43,12 +43,14 @@ func readReply(r *bufio.Reader, secrets ...string) (outbox.Reply, error) {
 		}
 		enhanced, rest := cutEnhanced(code, rest)
 		reply.Code, reply.Enhanced = code, cmp.Or(reply.Enhanced, enhanced)
-		if text.Len() < 4*maxReplyText {
-			text.WriteString(rest)
-			text.WriteByte(' ')
+		switch {
+		case i == 0:
+			text = rest
+		case len(text) < 4*maxReplyText:
+			text += " " + rest
 		}
 		if !more {
-			reply.Text = clean(text.String(), secrets...)
+			reply.Text = clean(text, secrets...)
 			return reply, nil
 		}
 	}
@@ -119,6 +121,9 @@ func clean(s string, secrets ...string) string {
 	for _, secret := range secrets {
 		s = strings.ReplaceAll(s, secret, "[link]")
 	}
+	if isClean(s) {
+		return s
+	}
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
@@ -134,6 +139,20 @@ func clean(s string, secrets ...string) string {
 		cut--
 	}
 	return s[:cut]
+}
+
+// isClean reports whether there is nothing to be cleaned in s, as in nearly every
+// reply.
+func isClean(s string) bool {
+	last := byte(' ')
+	for i := range len(s) {
+		c := s[i]
+		if c < ' ' || c > '~' || c == '@' || c == ' ' && last == ' ' {
+			return false
+		}
+		last = c
+	}
+	return len(s) <= maxReplyText && (s == "" || last != ' ')
 }
 
 // localPart is everything before an @ that could belong to an address, quoted

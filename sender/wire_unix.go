@@ -26,10 +26,9 @@ func (w *wire) pending() (bool, error) {
 	}
 	var n int
 	var peekErr error
-	err = raw.Read(func(fd uintptr) bool {
+	err = raw.Control(func(fd uintptr) { // and not Read, for which an old deadline would answer
 		var b [1]byte
 		n, _, peekErr = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK)
-		return true // in any case: the socket is non-blocking, and we do not wait
 	})
 	switch {
 	case err != nil:
