@@ -13,6 +13,10 @@
 //  3. call handover, which records the attempt durably,
 //  4. send the dot, and believe its answer and nothing else.
 //
+// Where the next message waits for a connection already, its MAIL, RCPT and DATA
+// go out with the dot of the one before (RFC 2920 section 3.1). It takes over the
+// connection when that dot is answered, and does the rest in the same order.
+//
 // Whatever fails before the dot closes the socket as it is: no QUIT, and no
 // second dot by accident. Whatever RSET or QUIT say after an accepted message
 // changes nothing.

@@ -93,7 +93,7 @@ func settings() []setting {
 			parse: func(c *Config, v string) error { c.PublicURL = strings.TrimSuffix(v, "/"); return checkWebURL(v) }},
 		{name: "MAILCRANE_WORKERS", initial: "50", usage: "messages in hand at a time",
 			parse: func(c *Config, v string) error { return parseInt(v, 1, 1000, &c.Workers) }},
-		{name: "MAILCRANE_SMTP_CONNECTIONS", initial: "8", usage: "connections to each relay at a time, at most",
+		{name: "MAILCRANE_SMTP_CONNECTIONS", initial: "32", usage: "connections to each relay at a time, at most",
 			parse: func(c *Config, v string) error { return parseInt(v, 1, 100, &c.SMTPConnections) }},
 		{name: "MAILCRANE_SMTP_MAX_MESSAGES", initial: "100", usage: "messages on one connection before it is replaced",
 			parse: func(c *Config, v string) error { return parseInt(v, 1, 100_000, &c.SMTPMaxMessages) }},
