@@ -155,6 +155,7 @@ type failure struct {
 	stale   bool         // the connection was found dead at once; if it was an old one, a fresh one may do
 	ours    bool         // the relay has nothing to do with it
 	refused bool         // the relay refuses us, by evidence from more than this message
+	crowded bool         // the relay wants no further connection beside those there are
 
 	retryAfter time.Duration // nothing was tried; come back then
 }

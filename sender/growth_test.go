@@ -3,6 +3,7 @@ package sender_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,4 +74,34 @@ func TestPool_growsSlowlyAfterTheRelayAskedForPatience(t *testing.T) {
 	}
 	_ = email.Close()
 	waitUntilClosed(t, box)
+}
+
+// A relay that has no room for one more connection works all the same: the message
+// waits for one of those there are, and nothing counts as failed.
+func TestPool_makesDoWithTheRoomThatTheRelayHas(t *testing.T) {
+	t.Parallel()
+	const room = 6
+	var open, refused atomic.Int32
+	p := startPeer(t, func(_ int, s *session) {
+		defer open.Add(-1)
+		if open.Add(1) > room {
+			refused.Add(1)
+			s.say("421 4.7.0 too many connections")
+			s.hangUp()
+			return
+		}
+		s.greet("PIPELINING")
+		for !s.ended() {
+			s.envelope()
+			s.dot()
+			<-time.After(20 * time.Millisecond)
+			s.say("250 ok")
+		}
+	})
+	email := newEmail(t, p.url(), breaks(time.Hour))
+	sendMany(t, email, 100)
+	if refused.Load() == 0 {
+		t.Error("no connection was refused")
+	}
+	_ = email.Close()
 }

@@ -37,6 +37,7 @@ type pool struct {
 	patience bool          // the relay has asked for it
 	quickest time.Duration // a message has taken, from MAIL to the answer to its dot
 	taken    int           // messages in a row since limit changed
+	takenAt  time.Time     // when the last one was
 	cutAt    time.Time     // when limit fell the last time
 	idle     []*conn       // the one used last is at the end
 	closing  bool
@@ -162,6 +163,7 @@ func (p *pool) count(taken bool, took time.Duration) {
 		p.taken = 0
 		return
 	}
+	p.takenAt = time.Now()
 	if p.quickest == 0 || took < p.quickest {
 		p.quickest = took
 	}
@@ -192,6 +194,14 @@ func (p *pool) halve(began time.Time) {
 		c.idle.Stop()
 		c.quit()
 	}
+}
+
+// works reports whether the relay works on connections other than the caller's.
+func (p *pool) works() bool {
+	const lately = time.Second
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.used > 1 && time.Since(p.takenAt) < lately
 }
 
 // load is how much of the limit is taken or waited for.

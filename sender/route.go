@@ -29,9 +29,21 @@ type route struct {
 
 func (r *route) name() string { return r.dialer.relay.Addr() }
 
-// send offers env to the relay, if breaker and limit allow it. The slot comes
+// send offers env to the relay. That it has no room for one more connection is no
+// answer, as long as there are others: env waits for one of them. Each time the
+// pool has become smaller, so that comes to an end.
+func (r *route) send(ctx context.Context, env envelope, handover outbox.Handover) (outbox.Reply, *failure) {
+	for {
+		reply, fail := r.try(ctx, env, handover)
+		if fail == nil || !fail.crowded {
+			return reply, fail
+		}
+	}
+}
+
+// try offers env to the relay, if breaker and limit allow it. The slot comes
 // first, so that who waited for one sees the breaker as it is then.
-func (r *route) send(ctx context.Context, env envelope, handover outbox.Handover) (reply outbox.Reply, fail *failure) {
+func (r *route) try(ctx context.Context, env envelope, handover outbox.Handover) (reply outbox.Reply, fail *failure) {
 	if wait := r.breaker.wait(); wait > 0 {
 		return outbox.Reply{}, notTried(errBroken, wait)
 	}
@@ -108,6 +120,10 @@ func (r *route) judge(env envelope, began time.Time, s *slot, fail *failure) ver
 	}
 	verdict := fail.blame().verdict()
 	switch {
+	case fail.phase == phaseConnect && fail.reply.Code == 421 && r.pool.works():
+		fail.crowded = true
+		r.pool.halve(began)
+		return noVerdict
 	case fail.throttles():
 		r.pool.halve(began)
 	case verdict == fails || verdict == refusesUs:
