@@ -536,3 +536,22 @@ func TestBehind_isOvertakenWhenTheAnswerTakesLong(t *testing.T) {
 	_ = r.email.Close()
 	wantNoEnd(t, p.stop()[1])
 }
+
+// What is offered behind a dot counts as one of the connection's messages.
+func TestBehind_countsTheMessagesOfAConnection(t *testing.T) {
+	t.Parallel()
+	p := startPeer(t, func(_ int, s *session) {
+		s.greet("PIPELINING")
+		s.envelope()
+		s.dotAndMore(t)
+		s.say("250 ok")
+		s.goAhead()
+		s.dotAlone(t)
+		s.say("250 ok")
+	})
+	r := newRow(t, p.url(), 4, func(c *sender.EmailConfig) { c.MaxPerConnection = 2 })
+	r.start(t)
+	r.want(t, outbox.Accepted, outbox.Accepted, outbox.Accepted, outbox.Accepted)
+	_ = r.email.Close()
+	p.wantActs(t, "EHLO "+aMail+" "+aMail+" QUIT", "EHLO "+aMail+" "+aMail+" QUIT")
+}
