@@ -62,7 +62,11 @@ func (r *row) start(t *testing.T) {
 			_, m.err = r.email.Send(m.ctx, invitation("ada@example.com"), m.h.record)
 		}()
 		if i == 0 {
-			<-begun
+			select {
+			case <-begun:
+			case <-m.done:
+				t.Fatalf("the first message was not handed over: %v", m.err)
+			}
 			continue
 		}
 		waitForMessages(t, r.email, i)
@@ -366,7 +370,7 @@ func TestBehind_givesUpBeforeItsHandover(t *testing.T) {
 // Without a dot nothing goes out behind it, and who waits gets another connection.
 func TestBehind_nothingIsOfferedWithoutADot(t *testing.T) {
 	t.Parallel()
-	spoken := make(chan struct{})
+	begun, spoken := make(chan struct{}), make(chan struct{})
 	for name, test := range map[string]struct {
 		fails error  // what handover says
 		do    func() // what happens in it
@@ -374,7 +378,7 @@ func TestBehind_nothingIsOfferedWithoutADot(t *testing.T) {
 	}{
 		"handover fails":               {fails: errors.New("no right to send")},
 		"handover panics":              {do: func() { panic("boom") }},
-		"the relay speaks out of turn": {do: func() { <-spoken }, words: "250 you wish"},
+		"the relay speaks out of turn": {do: func() { close(begun); <-spoken }, words: "250 you wish"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -387,6 +391,7 @@ func TestBehind_nothingIsOfferedWithoutADot(t *testing.T) {
 				s.envelope()
 				s.body()
 				if test.words != "" {
+					<-begun // or it would be refused before its handover
 					s.say(test.words)
 					close(spoken)
 				}
