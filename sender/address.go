@@ -34,6 +34,9 @@ func asciiAddress(address string) (string, error) {
 	if !isDotAtom(local) || len(local) > 64 {
 		return "", errors.New("has a local part that is not made of plain ASCII letters, digits, dots and signs")
 	}
+	if isPlainDomain(domain) && len(address) <= 254 {
+		return address, nil
+	}
 	ascii, err := idna.Lookup.ToASCII(domain)
 	if err != nil || !isDomain(ascii) {
 		return "", errors.New("has a domain that is no domain name")
@@ -42,6 +45,21 @@ func asciiAddress(address string) (string, error) {
 		return "", errors.New("is longer than 254 characters")
 	}
 	return local + "@" + ascii, nil
+}
+
+// isPlainDomain says that s is the domain in A-labels that ToASCII makes of it:
+// lower case, and without the two hyphens in any label that make it something
+// special (RFC 5891 section 4.2.3.1).
+func isPlainDomain(s string) bool {
+	if strings.Contains(s, "--") || !isDomain(s) {
+		return false
+	}
+	for i := range len(s) {
+		if 'A' <= s[i] && s[i] <= 'Z' {
+			return false
+		}
+	}
+	return true
 }
 
 // isDotAtom is dot-atom-text of RFC 5322 section 3.2.3.

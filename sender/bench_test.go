@@ -8,18 +8,6 @@ import (
 	"github.com/mailcrane/mailcrane/sender"
 )
 
-// BenchmarkCompose renders and builds one invitation.
-func BenchmarkCompose(b *testing.B) {
-	email := newComposer(b)
-	m := invitation("ada@example.com")
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := email.Compose(m); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
 // BenchmarkSend sends messages to a relay that only says yes, over warm
 // connections: rendering, building and the dialogue on loopback. behind/op is the
 // share of envelopes that came with the dot of the message before.

@@ -2,15 +2,11 @@ package sender
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	stdmail "net/mail"
 	"strings"
 	"unicode"
-
-	"github.com/wneessen/go-mail"
+	"unicode/utf8"
 
 	"github.com/mailcrane/mailcrane/outbox"
 )
@@ -19,53 +15,25 @@ import (
 // section 2.1.1).
 const maxLine = 998
 
-// compose renders m and builds its bytes, completely and before any connection
-// is used. A failure here will not go away by itself.
-func (e *Email) compose(m *outbox.Message) (envelope, error) {
+// compose renders m and builds its bytes in b, completely and before any
+// connection is used. A failure here will not go away by itself.
+func (e *Email) compose(m *outbox.Message, b *buffer) (envelope, error) {
 	to, err := asciiAddress(m.Recipient)
 	if err != nil {
 		return envelope{}, fmt.Errorf("the recipient's address %w", err)
 	}
-	page, err := e.templates.render(m)
+	var page page
+	page, b.page, err = e.templates.render(b.page[:0], m)
 	if err != nil {
 		return envelope{}, err
 	}
 	page.subject = strings.TrimSpace(e.prefix + " " + page.subject)
-	data, err := e.build(m, to, page)
+	var dots bool
+	b.mail, dots, err = e.letterhead.build(b.mail[:0], m, to, page)
 	if err != nil {
 		return envelope{}, fmt.Errorf("build message: %w", err)
 	}
-	return envelope{from: e.envelopeFrom, to: to, data: data, secrets: links(m)}, nil
-}
-
-// build gives the message as RFC 5322 and MIME want it. Everything in it depends
-// on the message alone, the boundary too: receivers recognise copies by their
-// bytes.
-func (e *Email) build(m *outbox.Message, to string, page page) ([]byte, error) {
-	if err := checkMessageID(m.HeaderMessageID); err != nil {
-		return nil, err
-	}
-	msg := mail.NewMsg(mail.WithCharset(mail.CharsetUTF8), mail.WithEncoding(mail.EncodingQP),
-		mail.WithBoundary(boundary(m.HeaderMessageID)), mail.WithNoDefaultUserAgent())
-	msg.FromMailAddress(&e.from)
-	msg.ToMailAddress(&stdmail.Address{Address: to})
-	msg.Subject(page.subject)
-	msg.SetMessageIDWithValue(m.HeaderMessageID)
-	msg.SetDateWithValue(m.Date.UTC())
-	msg.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834 section 5
-	msg.SetGenHeader(mail.HeaderXAutoResponseSuppress, "All")
-	msg.SetBodyString(mail.TypeTextPlain, page.text)
-	if page.html != "" {
-		msg.AddAlternativeString(mail.TypeTextHTML, page.html)
-	}
-	var b bytes.Buffer
-	if _, err := msg.WriteTo(&b); err != nil {
-		return nil, err
-	}
-	if !bytes.HasSuffix(b.Bytes(), []byte("\r\n")) {
-		b.WriteString("\r\n")
-	}
-	return b.Bytes(), checkLines(b.Bytes())
+	return envelope{from: e.envelopeFrom, to: to, data: b.mail, dotless: !dots, secrets: links(m)}, nil
 }
 
 // checkMessageID wants the part of a Message-ID between the angle brackets (RFC
@@ -79,15 +47,12 @@ func checkMessageID(id string) error {
 	return nil
 }
 
-// boundary derives the line between the parts from the Message-ID.
-func boundary(messageID string) string {
-	sum := sha256.Sum256([]byte("boundary " + messageID))
-	return "mailcrane-" + hex.EncodeToString(sum[:16])
-}
-
 // checkLines is the last look at what goes out: whatever a template or a library
 // did, these are complete lines of ASCII, none too long, and no CR or LF alone.
 func checkLines(data []byte) error {
+	if orderly(data) {
+		return nil
+	}
 	for line := range bytes.SplitSeq(bytes.TrimSuffix(data, []byte("\r\n")), []byte("\r\n")) {
 		switch {
 		case len(line) > maxLine:
@@ -101,9 +66,30 @@ func checkLines(data []byte) error {
 	return nil
 }
 
+// orderly says that data is lines of printable ASCII, as checkLines wants them,
+// which most data is.
+func orderly(data []byte) bool {
+	for len(data) > 0 {
+		n := bytes.IndexByte(data, '\n')
+		if n < 1 || n > maxLine+1 || data[n-1] != '\r' {
+			return false
+		}
+		for _, b := range data[:n-1] {
+			if b < ' ' || b > '~' {
+				return false
+			}
+		}
+		data = data[n+1:]
+	}
+	return true
+}
+
 // oneLine makes a header's value of s: one line, without control characters, and
 // without anything that reads as an encoded word (RFC 2047) of its own.
 func oneLine(s string) string {
+	if isOneLine(s) {
+		return s
+	}
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
@@ -111,6 +97,21 @@ func oneLine(s string) string {
 		return r
 	}, strings.ToValidUTF8(s, "\uFFFD"))
 	return strings.ReplaceAll(strings.Join(strings.Fields(s), " "), "=?", "= ?")
+}
+
+// isOneLine says that oneLine has nothing to do.
+func isOneLine(s string) bool {
+	last := ' '
+	for i, r := range s {
+		switch {
+		case r == ' ' && last == ' ', r == '?' && last == '=', unicode.IsControl(r), r != ' ' && unicode.IsSpace(r):
+			return false
+		case r == utf8.RuneError && !strings.HasPrefix(s[i:], "\uFFFD"):
+			return false
+		}
+		last = r
+	}
+	return s == "" || last != ' '
 }
 
 // links gives the links in m that open something for whoever holds them.

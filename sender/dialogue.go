@@ -21,6 +21,7 @@ import (
 type envelope struct {
 	from, to string
 	data     []byte   // CRLF lines, the last one complete; not yet dot-stuffed
+	dotless  bool     // no line of data begins with a dot, so stuffing changes nothing
 	secrets  []string // what a reply may quote and nobody should read
 }
 

@@ -1,13 +1,13 @@
 package sender
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/mail"
 	"os"
 	"slices"
 	"time"
@@ -42,10 +42,11 @@ type EmailConfig struct {
 // Email sends messages of the channel "email" through one of its relays. It is
 // safe for use by many goroutines, and implements [outbox.Sender].
 type Email struct {
-	from         mail.Address
+	letterhead   letterhead
 	envelopeFrom string
 	prefix       string
 	templates    *Templates
+	buffers      buffers
 	routes       []*route
 	domains      *domainLimits
 	logger       *slog.Logger
@@ -88,7 +89,7 @@ func NewEmail(cfg EmailConfig) (*Email, error) {
 		return nil, fmt.Errorf("email: %w", errors.Join(problems...))
 	}
 	return &Email{
-		from:         from,
+		letterhead:   newLetterhead(from),
 		envelopeFrom: envelopeFrom,
 		prefix:       oneLine(cfg.SubjectPrefix),
 		templates:    templates,
@@ -151,7 +152,9 @@ func (e *Email) Send(ctx context.Context, m *outbox.Message, handover outbox.Han
 	if err := e.usable(); err != nil {
 		return outbox.Reply{}, err
 	}
-	envelope, err := e.compose(m)
+	b := e.buffers.take()
+	defer e.buffers.giveBack(b) // the dialogue is over when deliver returns, and nobody reads the mail any more
+	envelope, err := e.compose(m, b)
 	if err != nil {
 		return outbox.Reply{}, &outbox.SendError{Outcome: outbox.Rejected, Err: err}
 	}
@@ -164,8 +167,10 @@ func (e *Email) Send(ctx context.Context, m *outbox.Message, handover outbox.Han
 // Compose gives the bytes that Send would transmit for m, for a preview. They
 // are the same on every call with the same message, templates and configuration.
 func (e *Email) Compose(m *outbox.Message) ([]byte, error) {
-	envelope, err := e.compose(m)
-	return envelope.data, err
+	b := e.buffers.take()
+	defer e.buffers.giveBack(b)
+	envelope, err := e.compose(m, b)
+	return bytes.Clone(envelope.data), err
 }
 
 // Close closes the connections that wait for work. It does not wait for

@@ -1,12 +1,14 @@
 package sender
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,35 +18,38 @@ import (
 // page is a rendered message.
 type page struct {
 	subject string // one line
-	text    string
-	html    string // empty if the template has no HTML part
+	text    []byte
+	html    []byte // empty if the template has no HTML part
 }
 
 // render fills the template that m names, in the language nearest to the one
-// that m asks for.
-func (t *Templates) render(m *outbox.Message) (page, error) {
+// that m asks for. The page lies in dst, which it gives back extended.
+func (t *Templates) render(dst []byte, m *outbox.Message) (page, []byte, error) {
 	tmpl, err := t.lookup(m.Template, m.Locale)
 	if err != nil {
-		return page{}, err
+		return page{}, dst, err
 	}
-	values := values(m, tmpl.locale)
+	d := data{m: m, locale: tmpl.locale}
 	var p page
 	var problems [3]error
-	p.subject, problems[0] = execute(tmpl.subject, values)
-	p.text, problems[1] = execute(tmpl.text, values)
+	dst, p.subject, problems[0] = tmpl.subject.line(dst, &d)
+	dst, p.text, problems[1] = tmpl.text.lines(dst, &d)
 	if tmpl.html != nil {
-		p.html, problems[2] = execute(tmpl.html, values)
+		dst, p.html, problems[2] = tmpl.html.lines(dst, &d)
 	}
 	if err := errors.Join(problems[:]...); err != nil {
-		return page{}, fmt.Errorf("render template %s in %s: %w", tmpl.name, tmpl.locale, err)
+		return page{}, dst, fmt.Errorf("render template %s in %s: %w", tmpl.name, tmpl.locale, err)
 	}
-	p.subject = oneLine(p.subject)
-	p.text = strings.TrimSpace(p.text) + "\n"
-	p.html = strings.TrimSpace(p.html)
-	if p.html != "" {
-		p.html += "\n"
+	if len(p.html) == 1 {
+		p.html = nil
 	}
-	return p, nil
+	return p, dst, nil
+}
+
+// part is one file of a template.
+type part struct {
+	tmpl    executor
+	program *program // the same, compiled; nil: there is no such thing
 }
 
 // executor is a template of either package.
@@ -52,19 +57,54 @@ type executor interface {
 	Execute(w io.Writer, data any) error
 }
 
-// execute runs one part. A panic in it is this message's problem and nobody
+// line appends the part of a message that is a header's value.
+func (p *part) line(dst []byte, d *data) (out []byte, line string, err error) {
+	start := len(dst)
+	out, err = p.execute(dst, d)
+	return out, oneLine(string(out[start:])), err
+}
+
+// lines appends a part without the space around it, and with a line end.
+func (p *part) lines(dst []byte, d *data) (out, lines []byte, err error) {
+	start := len(dst)
+	out, err = p.execute(dst, d)
+	out = append(out[:start], bytes.TrimSpace(out[start:])...)
+	out = append(out, '\n')
+	return out, out[start:], err
+}
+
+// execute appends the part. A panic in it is this message's problem and nobody
 // else's.
-func execute(tmpl executor, values map[string]any) (out string, err error) {
+func (p *part) execute(dst []byte, d *data) (out []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("panic in template: %v", r)
+			out, err = dst, fmt.Errorf("panic in template: %v", r)
 		}
 	}()
-	var b strings.Builder
-	if err := tmpl.Execute(&b, values); err != nil {
-		return "", err
+	if p.program != nil {
+		if out, ok := p.program.append(dst, d.m, d.locale); ok {
+			return out, nil
+		}
 	}
-	return b.String(), nil
+	b := bytes.NewBuffer(dst)
+	if err := p.tmpl.Execute(b, d.values()); err != nil {
+		return dst, err
+	}
+	return b.Bytes(), nil
+}
+
+// data is what a message's template is filled with.
+type data struct {
+	m      *outbox.Message
+	locale string         // of the template
+	copied map[string]any // see values; nil: nobody asked yet
+}
+
+func (d *data) values() map[string]any {
+	if d.copied == nil {
+		d.copied = values(d.m, d.locale)
+	}
+	return d.copied
 }
 
 // values gives what a template sees: the message's data, and who is written to
@@ -100,12 +140,17 @@ func plain(v any) any {
 		}
 		return out
 	case float64:
-		const exact = 1 << 53
-		if v == math.Trunc(v) && math.Abs(v) < exact {
+		if isWhole(v) {
 			return int64(v)
 		}
 	}
 	return v
+}
+
+// isWhole says that v is a whole number, and known exactly.
+func isWhole(v float64) bool {
+	const exact = 1 << 53
+	return v == math.Trunc(v) && math.Abs(v) < exact
 }
 
 // dateFunc gives the template function date of a language: the day, in UTC, of
@@ -136,7 +181,7 @@ func formatDate(at time.Time, language string) string {
 	case "de":
 		months := [...]string{"Januar", "Februar", "März", "April", "Mai", "Juni", "Juli",
 			"August", "September", "Oktober", "November", "Dezember"}
-		return fmt.Sprintf("%d. %s %d", at.Day(), months[at.Month()-1], at.Year())
+		return strconv.Itoa(at.Day()) + ". " + months[at.Month()-1] + " " + strconv.Itoa(at.Year())
 	default:
 		return at.Format(time.DateOnly)
 	}
@@ -145,6 +190,9 @@ func formatDate(at time.Time, language string) string {
 // lookup finds a template by name, in the language asked for or the nearest one
 // that has it (RFC 4647 section 3.4): de-AT, de, en.
 func (t *Templates) lookup(name, locale string) (*emailTemplate, error) {
+	if tmpl, ok := t.byLocale[locale][name]; ok {
+		return tmpl, nil // it asks for the tag of a folder, which is the nearest
+	}
 	tried := languages(locale)
 	for _, tag := range tried {
 		if tmpl, ok := t.byLocale[tag][name]; ok {

@@ -33,14 +33,15 @@ const (
 // use by many goroutines.
 type Templates struct {
 	byLocale map[string]map[string]*emailTemplate // by normalised language tag and name
+	escapers escapers                             // what was learnt while loading
 }
 
 // emailTemplate is one message in one language.
 type emailTemplate struct {
 	name, locale string
-	subject      *texttemplate.Template
-	text         *texttemplate.Template
-	html         *htmltemplate.Template // nil: the message has no HTML part
+	subject      *part
+	text         *part
+	html         *part // nil: the message has no HTML part
 }
 
 // LoadTemplates gives the embedded templates (invitation and verify, in en and
@@ -76,7 +77,7 @@ func LoadTemplates(overrides fs.FS) (*Templates, error) {
 	if overrides != nil {
 		problems = append(problems, collect(overrides, files))
 	}
-	t := &Templates{byLocale: map[string]map[string]*emailTemplate{}}
+	t := &Templates{byLocale: map[string]map[string]*emailTemplate{}, escapers: escapers{}}
 	for _, file := range slices.SortedFunc(maps.Keys(files), templateFile.compare) {
 		problems = append(problems, t.add(file, files[file]))
 	}
@@ -173,19 +174,23 @@ func (t *Templates) add(file templateFile, src source) error {
 		tmpl = &emailTemplate{name: file.name, locale: languageTag(src.path)}
 		t.byLocale[file.locale][file.name] = tmpl
 	}
-	funcs := map[string]any{"date": dateFunc(file.locale)}
+	date := dateFunc(file.locale)
+	funcs := map[string]any{"date": date}
 	if file.part == partHTML {
-		var err error
-		tmpl.html, err = parseHTML(src, funcs)
-		return errors.Join(err, checkFields(file.name, tmpl.html))
+		html, err := parseHTML(src, funcs)
+		if err == nil {
+			tmpl.html = &part{tmpl: html, program: compiler{html: true, escapers: t.escapers}.compile(html.Tree, date)}
+		}
+		return errors.Join(err, checkFields(file.name, html))
 	}
 	text := texttemplate.New(src.path).Funcs(funcs).Option("missingkey=error")
-	if file.part == partSubject {
-		tmpl.subject = text
-	} else {
-		tmpl.text = text
-	}
 	_, err := text.Parse(src.text)
+	compiled := &part{tmpl: text, program: compiler{}.compile(text.Tree, date)}
+	if file.part == partSubject {
+		tmpl.subject = compiled
+	} else {
+		tmpl.text = compiled
+	}
 	return errors.Join(err, checkFields(file.name, text))
 }
 
