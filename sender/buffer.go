@@ -8,8 +8,9 @@ const maxKept = 1 << 20
 // buffer is the memory that one message is composed in. The bytes of an envelope
 // lie in it, so it is given back when the dialogue is over, and not before.
 type buffer struct {
-	page []byte // the rendered parts
-	mail []byte // the message
+	text  []byte // what is being rendered
+	parts []byte // the parts, encoded
+	mail  []byte // the message
 }
 
 // buffers lends them out.
@@ -24,7 +25,7 @@ func (b *buffers) take() *buffer {
 
 // giveBack ends the use of used, and of everything that lies in it.
 func (b *buffers) giveBack(used *buffer) {
-	if cap(used.page) > maxKept || cap(used.mail) > maxKept {
+	if max(cap(used.text), cap(used.parts), cap(used.mail)) > maxKept {
 		return // one big message must not hold its memory for ever
 	}
 	b.pool.Put(used)

@@ -22,18 +22,16 @@ func (e *Email) compose(m *outbox.Message, b *buffer) (envelope, error) {
 	if err != nil {
 		return envelope{}, fmt.Errorf("the recipient's address %w", err)
 	}
-	var page page
-	page, b.page, err = e.templates.render(b.page[:0], m)
+	page, err := e.templates.render(b, m)
 	if err != nil {
 		return envelope{}, err
 	}
 	page.subject = strings.TrimSpace(e.prefix + " " + page.subject)
-	var dots bool
-	b.mail, dots, err = e.letterhead.build(b.mail[:0], m, to, page)
+	b.mail, err = e.letterhead.build(b.mail[:0], m, to, page)
 	if err != nil {
 		return envelope{}, fmt.Errorf("build message: %w", err)
 	}
-	return envelope{from: e.envelopeFrom, to: to, data: b.mail, dotless: !dots, secrets: links(m)}, nil
+	return envelope{from: e.envelopeFrom, to: to, data: b.mail, dotless: !page.dots, secrets: links(m)}, nil
 }
 
 // checkMessageID wants the part of a Message-ID between the angle brackets (RFC

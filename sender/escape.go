@@ -41,6 +41,7 @@ func probe(functions string) string {
 // character becomes is not written down here: the library was asked.
 type escaper struct {
 	ascii     [utf8.RuneSelf]string // what becomes of a character; none: that depends, or it was not understood
+	same      [utf8.RuneSelf]bool   // it stays as it is
 	unicode   bool                  // other characters stay as they are, if the text is valid UTF-8
 	filter    bool                  // only what begins with http:// or https:// is easy
 	normalise bool                  // % and two hexadecimal digits stay as they are
@@ -89,7 +90,7 @@ func learn(functions string) *escaper {
 		if !ok {
 			return nil // this version of the library does something else
 		}
-		e.ascii[c] = answer
+		e.ascii[c], e.same[c] = answer, answer == string(rune(c))
 	}
 	return e
 }
@@ -134,7 +135,7 @@ func (e *escaper) append(dst []byte, s string) (out []byte, ok bool) {
 		switch {
 		case c >= utf8.RuneSelf:
 			beyond = true
-		case len(e.ascii[c]) == 1 && e.ascii[c][0] == c:
+		case e.same[c]:
 		case e.ascii[c] != "":
 			dst = append(append(dst, s[done:i]...), e.ascii[c]...)
 			done = i + 1

@@ -26,10 +26,10 @@ func newLetterhead(from mail.Address) letterhead {
 	return letterhead{sender: string(appendField(fields, "From", from.String()))}
 }
 
-// build appends the message to dst. It reports whether a line begins with a dot.
-func (l letterhead) build(dst []byte, m *outbox.Message, to string, page page) (data []byte, dots bool, err error) {
+// build appends the message to dst.
+func (l letterhead) build(dst []byte, m *outbox.Message, to string, page page) ([]byte, error) {
 	if err := checkMessageID(m.HeaderMessageID); err != nil {
-		return dst, false, err
+		return dst, err
 	}
 	dst = append(dst, "Auto-Submitted: auto-generated\r\nDate: "...) // RFC 3834 section 5
 	dst = m.Date.UTC().AppendFormat(dst, time.RFC1123Z)
@@ -40,35 +40,34 @@ func (l letterhead) build(dst []byte, m *outbox.Message, to string, page page) (
 	dst = appendField(dst, "To", "<"+to+">")
 	// What follows cannot be otherwise than that check wants it.
 	if err := checkLines(dst); err != nil {
-		return dst, false, err
+		return dst, err
 	}
-	if len(page.html) > 0 {
-		dst, dots = appendAlternatives(dst, m.HeaderMessageID, page)
-		return dst, dots, nil
+	if page.html != nil {
+		return appendAlternatives(dst, m.HeaderMessageID, page), nil
 	}
 	dst = append(dst, "Content-Transfer-Encoding: quoted-printable\r\nContent-Type: text/plain; charset=UTF-8\r\n\r\n"...)
-	dst, dots = appendQuoted(dst, page.text)
+	dst = append(dst, page.text...)
 	if !bytes.HasSuffix(dst, []byte("\r\n")) {
 		dst = append(dst, "\r\n"...)
 	}
-	return dst, dots, nil
+	return dst, nil
 }
 
 // appendAlternatives appends a text and an HTML part, and the field that
 // announces them.
-func appendAlternatives(dst []byte, messageID string, page page) (data []byte, dots bool) {
+func appendAlternatives(dst []byte, messageID string, page page) []byte {
 	const encoding = "\r\nContent-Transfer-Encoding: quoted-printable\r\nContent-Type: "
 	var memory [64]byte
 	boundary := appendBoundary(memory[:0], messageID)
 	dst = append(append(dst, "Content-Type: multipart/alternative;\r\n boundary="...), boundary...)
 	dst = append(append(dst, "\r\n\r\n--"...), boundary...)
 	dst = append(dst, encoding+"text/plain; charset=UTF-8\r\n\r\n"...)
-	dst, dots = appendQuoted(dst, page.text)
+	dst = append(dst, page.text...)
 	dst = append(append(dst, "\r\n--"...), boundary...)
 	dst = append(dst, encoding+"text/html; charset=UTF-8\r\n\r\n"...)
-	dst, more := appendQuoted(dst, page.html)
+	dst = append(dst, page.html...)
 	dst = append(append(dst, "\r\n--"...), boundary...)
-	return append(dst, "--\r\n"...), dots || more
+	return append(dst, "--\r\n"...)
 }
 
 // appendBoundary derives the line between the parts from the Message-ID.

@@ -2,8 +2,6 @@ package sender
 
 import (
 	"strconv"
-	"strings"
-	"text/template/parse"
 	"time"
 
 	"github.com/mailcrane/mailcrane/outbox"
@@ -16,14 +14,16 @@ import (
 // Where it is not sure, it gives up, and Execute has the word: what to print for a
 // list, how to escape an odd link, whether something is an error and which.
 type program struct {
-	nodes []node
-	date  func(any) (string, error)
+	nodes  []node
+	date   func(any) (string, error)
+	framed bool // its text begins and ends with words of the template
 }
 
 // node is one step of a program.
 type node struct {
 	kind   nodeKind
 	text   string   // of nodeText
+	fixed  fixed    // of nodeText, in a program that is framed: without the space around the whole
 	value  expr     // of the others
 	escape *escaper // of a nodeValue; nil: as it is
 	then   []node
@@ -68,14 +68,34 @@ type run struct {
 	m      *outbox.Message
 	locale string
 	out    []byte
+	body   *quoter // where out goes after each value; nil: nowhere
 }
 
 // append appends the text of m to dst. It reports whether it could; if not, what
 // it appended is of no use.
 func (p *program) append(dst []byte, m *outbox.Message, locale string) (out []byte, ok bool) {
 	r := run{program: p, m: m, locale: locale, out: dst}
-	ok = r.list(p.nodes, root{})
+	ok = r.try()
 	return r.out, ok
+}
+
+// quote writes the text of m to q, without the space around it and with a line
+// end. It is for programs that are framed. It reports whether it could.
+func (p *program) quote(q *quoter, scratch []byte, m *outbox.Message, locale string) (out []byte, ok bool) {
+	r := run{program: p, m: m, locale: locale, out: scratch[:0], body: q}
+	ok = r.try()
+	q.closeLine()
+	return r.out, ok
+}
+
+// try leaves it to Execute to panic.
+func (r *run) try() (ok bool) {
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	return r.list(r.nodes, root{})
 }
 
 func (r *run) list(nodes []node, dot any) bool {
@@ -89,7 +109,7 @@ func (r *run) list(nodes []node, dot any) bool {
 
 func (r *run) node(n *node, dot any) bool {
 	if n.kind == nodeText {
-		r.out = append(r.out, n.text...)
+		r.text(n)
 		return true
 	}
 	value, ok := r.eval(&n.value, dot)
@@ -110,6 +130,14 @@ func (r *run) node(n *node, dot any) bool {
 	default:
 		return r.list(n.then, dot)
 	}
+}
+
+func (r *run) text(n *node) {
+	if r.body != nil {
+		r.body.writeFixed(&n.fixed)
+		return
+	}
+	r.out = append(r.out, n.text...)
 }
 
 // eval gives the value of x. Only an index that finds nothing is nil.
@@ -226,129 +254,12 @@ func (r *run) print(v any, escape *escaper) (ok bool) {
 	}
 	if escape == nil {
 		r.out = append(r.out, text...)
-		return true
+	} else if r.out, ok = escape.append(r.out, text); !ok {
+		return false
 	}
-	r.out, ok = escape.append(r.out, text)
-	return ok
-}
-
-// compiler translates a parsed template, which has already been escaped if it is
-// HTML.
-type compiler struct {
-	html     bool
-	escapers escapers
-}
-
-// compile gives the program of a template, or nil if it uses more than a program
-// can do.
-func (c compiler) compile(tree *parse.Tree, date func(any) (string, error)) *program {
-	if tree == nil || tree.Root == nil {
-		return nil
+	if r.body != nil {
+		r.body.write(r.out)
+		r.out = r.out[:0]
 	}
-	nodes, ok := c.list(tree.Root)
-	if !ok {
-		return nil
-	}
-	return &program{nodes: nodes, date: date}
-}
-
-func (c compiler) list(list *parse.ListNode) (nodes []node, ok bool) {
-	if list == nil {
-		return nil, true
-	}
-	for _, n := range list.Nodes {
-		compiled, ok := c.node(n)
-		if !ok {
-			return nil, false
-		}
-		nodes = append(nodes, compiled)
-	}
-	return nodes, true
-}
-
-func (c compiler) node(n parse.Node) (compiled node, ok bool) {
-	switch n := n.(type) {
-	case *parse.TextNode:
-		return node{kind: nodeText, text: string(n.Text)}, true
-	case *parse.ActionNode:
-		return c.action(n.Pipe)
-	case *parse.IfNode:
-		return c.branch(nodeIf, &n.BranchNode)
-	case *parse.WithNode:
-		return c.branch(nodeWith, &n.BranchNode)
-	default:
-		return node{}, false
-	}
-}
-
-func (c compiler) branch(kind nodeKind, n *parse.BranchNode) (compiled node, ok bool) {
-	value, rest, ok := pipe(n.Pipe)
-	then, ok1 := c.list(n.List)
-	or, ok2 := c.list(n.ElseList)
-	return node{kind: kind, value: value, then: then, or: or}, ok && ok1 && ok2 && len(rest) == 0
-}
-
-func (c compiler) action(p *parse.PipeNode) (compiled node, ok bool) {
-	value, rest, ok := pipe(p)
-	if !ok || !c.html {
-		return node{kind: nodeValue, value: value}, ok && len(rest) == 0
-	}
-	escape := c.escapers.of(commandNames(rest))
-	return node{kind: nodeValue, value: value, escape: escape}, escape != nil
-}
-
-// pipe translates a pipeline up to the first function that is not ours.
-func pipe(p *parse.PipeNode) (value expr, rest []*parse.CommandNode, ok bool) {
-	if len(p.Decl) > 0 {
-		return expr{}, nil, false
-	}
-	value, ok = command(p.Cmds[0])
-	rest = p.Cmds[1:]
-	for ok && len(rest) > 0 && commandNames(rest[:1]) == "date" {
-		value, rest = expr{kind: exprDate, args: []expr{value}}, rest[1:]
-	}
-	return value, rest, ok
-}
-
-func command(n *parse.CommandNode) (x expr, ok bool) {
-	name, ok := n.Args[0].(*parse.IdentifierNode)
-	if !ok {
-		x, ok = operand(n.Args[0])
-		return x, ok && len(n.Args) == 1
-	}
-	var args []expr
-	for _, arg := range n.Args[1:] {
-		x, ok := operand(arg)
-		if !ok {
-			return expr{}, false
-		}
-		args = append(args, x)
-	}
-	switch {
-	case name.Ident == "date" && len(args) == 1:
-		return expr{kind: exprDate, args: args}, true
-	case name.Ident == "or" && len(args) > 0:
-		return expr{kind: exprOr, args: args}, true
-	case name.Ident == "index" && len(args) == 2 && args[1].kind == exprText:
-		key, _ := args[1].text.(string)
-		return expr{kind: exprIndex, args: args[:1], name: key}, true
-	default:
-		return expr{}, false
-	}
-}
-
-// operand translates what can be an argument.
-func operand(n parse.Node) (x expr, ok bool) {
-	switch n := n.(type) {
-	case *parse.DotNode:
-		return expr{kind: exprDot}, true
-	case *parse.FieldNode:
-		return expr{kind: exprDot, path: n.Ident}, true
-	case *parse.VariableNode:
-		return expr{kind: exprRoot, path: n.Ident[1:]}, n.Ident[0] == "$"
-	case *parse.StringNode:
-		return expr{kind: exprText, text: strings.Clone(n.Text)}, true
-	default:
-		return expr{}, false
-	}
+	return true
 }

@@ -3,6 +3,7 @@ package sender
 import (
 	"encoding/binary"
 	"math/bits"
+	"strings"
 )
 
 // maxQuoted is the longest line of quoted-printable text without the "=" of a
@@ -22,8 +23,15 @@ type quoter struct {
 
 // appendQuoted appends text to dst, whose last line must be complete. It reports
 // whether a line of it begins with a dot.
-func appendQuoted(dst, text []byte) (out []byte, dots bool) {
+func appendQuoted(dst []byte, text []byte) (out []byte, dots bool) {
 	q := quoter{out: dst, line: len(dst)}
+	q.write(text)
+	q.closeLine()
+	return q.out, q.dots
+}
+
+// write encodes text. After the last of it comes closeLine.
+func (q *quoter) write(text []byte) {
 	for len(text) > 0 {
 		if n := literal(text); n > 0 {
 			q.run(text[:n])
@@ -40,8 +48,6 @@ func appendQuoted(dst, text []byte) (out []byte, dots bool) {
 		}
 		text = text[1:]
 	}
-	q.closeLine()
-	return q.out, q.dots
 }
 
 // run copies bytes that stand for themselves.
@@ -77,7 +83,7 @@ func (q *quoter) newline(b byte) {
 		q.cr = false
 		return
 	}
-	q.cr = q.cr || b == '\r'
+	q.cr = b == '\r'
 	q.closeLine()
 	q.out = append(q.out, '\r', '\n')
 	q.line = len(q.out)
@@ -119,4 +125,34 @@ func literal(p []byte) int {
 		n++
 	}
 	return n
+}
+
+// fixed is a text that is the same in each message. Its complete lines are encoded
+// once and for all: what comes before them does not change where they break.
+type fixed struct {
+	head    []byte // up to the first line end
+	lines   []byte
+	encoded []byte // lines, as they go out
+	dots    bool   // a line of encoded begins with a dot
+	tail    []byte // after the last line end
+}
+
+func fix(text string) fixed {
+	first, last := strings.IndexByte(text, '\n')+1, strings.LastIndexByte(text, '\n')+1
+	f := fixed{head: []byte(text[:first]), lines: []byte(text[first:last]), tail: []byte(text[last:])}
+	f.encoded, f.dots = appendQuoted(nil, f.lines)
+	return f
+}
+
+// writeFixed is write for a text that was fixed.
+func (q *quoter) writeFixed(f *fixed) {
+	q.write(f.head)
+	if len(q.out) > q.line { // after a CR and an encoded character, a LF is no line end
+		q.write(f.lines)
+	} else if len(f.encoded) > 0 {
+		q.out = append(q.out, f.encoded...)
+		q.line = len(q.out)
+		q.dots = q.dots || f.dots
+	}
+	q.write(f.tail)
 }

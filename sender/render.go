@@ -18,32 +18,36 @@ import (
 // page is a rendered message.
 type page struct {
 	subject string // one line
-	text    []byte
-	html    []byte // empty if the template has no HTML part
+	text    []byte // in quoted-printable, as is html
+	html    []byte // nil if the message has no HTML part
+	dots    bool   // some line begins with a dot
 }
 
 // render fills the template that m names, in the language nearest to the one
-// that m asks for. The page lies in dst, which it gives back extended.
-func (t *Templates) render(dst []byte, m *outbox.Message) (page, []byte, error) {
+// that m asks for. The page lies in b.
+func (t *Templates) render(b *buffer, m *outbox.Message) (page, error) {
 	tmpl, err := t.lookup(m.Template, m.Locale)
 	if err != nil {
-		return page{}, dst, err
+		return page{}, err
 	}
 	d := data{m: m, locale: tmpl.locale}
+	b.parts = b.parts[:0]
 	var p page
 	var problems [3]error
-	dst, p.subject, problems[0] = tmpl.subject.line(dst, &d)
-	dst, p.text, problems[1] = tmpl.text.lines(dst, &d)
+	p.subject, problems[0] = tmpl.subject.line(b, &d)
+	p.text, p.dots, problems[1] = tmpl.text.body(b, &d)
 	if tmpl.html != nil {
-		dst, p.html, problems[2] = tmpl.html.lines(dst, &d)
+		var dots bool
+		p.html, dots, problems[2] = tmpl.html.body(b, &d)
+		p.dots = p.dots || dots
 	}
 	if err := errors.Join(problems[:]...); err != nil {
-		return page{}, dst, fmt.Errorf("render template %s in %s: %w", tmpl.name, tmpl.locale, err)
+		return page{}, fmt.Errorf("render template %s in %s: %w", tmpl.name, tmpl.locale, err)
 	}
-	if len(p.html) == 1 {
+	if string(p.html) == "\r\n" {
 		p.html = nil
 	}
-	return p, dst, nil
+	return p, nil
 }
 
 // part is one file of a template.
@@ -57,20 +61,30 @@ type executor interface {
 	Execute(w io.Writer, data any) error
 }
 
-// line appends the part of a message that is a header's value.
-func (p *part) line(dst []byte, d *data) (out []byte, line string, err error) {
-	start := len(dst)
-	out, err = p.execute(dst, d)
-	return out, oneLine(string(out[start:])), err
+// line gives the part of a message that is a header's value.
+func (p *part) line(b *buffer, d *data) (line string, err error) {
+	b.text, err = p.execute(b.text[:0], d)
+	return oneLine(string(b.text)), err
 }
 
-// lines appends a part without the space around it, and with a line end.
-func (p *part) lines(dst []byte, d *data) (out, lines []byte, err error) {
-	start := len(dst)
-	out, err = p.execute(dst, d)
-	out = append(out[:start], bytes.TrimSpace(out[start:])...)
-	out = append(out, '\n')
-	return out, out[start:], err
+// body gives a part that is text without the space around it, with a line end, and
+// encoded.
+func (p *part) body(b *buffer, d *data) (body []byte, dots bool, err error) {
+	start := len(b.parts)
+	q := quoter{out: b.parts, line: start}
+	ok := false
+	if p.program != nil && p.program.framed {
+		b.text, ok = p.program.quote(&q, b.text, d.m, d.locale)
+	}
+	if !ok {
+		b.text, err = p.execute(b.text[:0], d)
+		b.text = append(b.text[:0], bytes.TrimSpace(b.text)...)
+		q = quoter{out: b.parts, line: start}
+		q.write(append(b.text, '\n'))
+		q.closeLine()
+	}
+	b.parts = q.out
+	return b.parts[start:], q.dots, err
 }
 
 // execute appends the part. A panic in it is this message's problem and nobody
