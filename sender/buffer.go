@@ -9,7 +9,7 @@ const maxKept = 1 << 20
 // lie in it, so it is given back when the dialogue is over, and not before.
 type buffer struct {
 	text  []byte // what is being rendered
-	parts []byte // the parts, encoded
+	parts quoter // the parts, encoded
 	mail  []byte // the message
 }
 
@@ -25,7 +25,7 @@ func (b *buffers) take() *buffer {
 
 // giveBack ends the use of used, and of everything that lies in it.
 func (b *buffers) giveBack(used *buffer) {
-	if max(cap(used.text), cap(used.parts), cap(used.mail)) > maxKept {
+	if max(cap(used.text), cap(used.parts.out), cap(used.mail)) > maxKept {
 		return // one big message must not hold its memory for ever
 	}
 	b.pool.Put(used)

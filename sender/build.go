@@ -85,7 +85,7 @@ func orderly(data []byte) bool {
 // oneLine makes a header's value of s: one line, without control characters, and
 // without anything that reads as an encoded word (RFC 2047) of its own.
 func oneLine(s string) string {
-	if isOneLine(s) {
+	if s = strings.TrimSpace(s); isOneLine(s) {
 		return s
 	}
 	s = strings.Map(func(r rune) rune {

@@ -47,7 +47,7 @@ func byChance(t *testing.T, times int, check func(t *testing.T, choices []byte))
 var pieces = []string{
 	"", "Club", "Ada Lovelace ", "O'Neil & Söhne", "<b>x</b>", "a+b", `"quoted"`, "tab\there", "line\r\nbreak", "\r", "\n",
 	"\r\r\n", "\n\n.dot", ".", "..", "trailing \n", "trailing\t\r\n", " ", "  ", "\t", "=", "=?utf-8?q?x?=", "=?", "é", "ü",
-	"日本語", "\xff\xfe", "\xc3", "\x00", "\x01", "\x7f", "\u2028", "\u0085", "\u00a0", "\uFFFD", "\uFFFE", "😀", "100%", "%zz", "%20",
+	"日本語", "\ré", "\n\rü", "\xff\xfe", "\xc3", "\x00", "\x01", "\x7f", "\u2028", "\u0085", "\u00a0", "\uFFFD", "\uFFFE", "😀", "100%", "%zz", "%20",
 	"%2", "(x)", "`", "\\", "{{.x}}", "#", "?q=1&r=2", ":", "/", "https://app.example.com/accept?token=abc&lang=x",
 	"https://", "http://x.example/", "HTTPS://x", "javascript:alert(1)", "mailto:x@y", "https://bücher.example/", "--",
 	"2026-11-30T13:00:00Z", "2026-03-01T00:30:00+01:00", "--mailcrane-", strings.Repeat("a", 74), strings.Repeat("b", 75),

@@ -72,7 +72,8 @@ func appendAlternatives(dst []byte, messageID string, page page) []byte {
 
 // appendBoundary derives the line between the parts from the Message-ID.
 func appendBoundary(dst []byte, messageID string) []byte {
-	sum := sha256.Sum256([]byte("boundary " + messageID))
+	var memory [300]byte
+	sum := sha256.Sum256(append(append(memory[:0], "boundary "...), messageID...))
 	return hex.AppendEncode(append(dst, "mailcrane-"...), sum[:16])
 }
 

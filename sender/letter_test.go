@@ -48,6 +48,9 @@ func free(t testing.TB) *Templates {
 		"en/free.subject": file(`{{.data.a}}`), "en/free.txt": file(`{{.data.b}}`), "en/free.html": file(`{{index .data "link"}}<p>{{.data.b}}</p>`),
 		"de/free.subject": file(`{{.data.a}}`), "de/free.txt": file("{{.data.b}}"),
 		"fr/free.subject": file(`{{.data.a}}`), "fr/free.txt": file("{{.data.b}}"), "fr/free.html": file(" {{if .data.a}}{{.data.a}}{{end}}\n"),
+		"es/free.subject": file(`{{.data.a}}`), "es/free.txt": file("  Words {{.data.b}}\n.line that is as long as it can be, with something before it would be too long.\ntwo=2\n{{.data.a}}\n \t\nend.\n\n"),
+		"it/free.subject": file(`{{.data.a}}`), "it/free.txt": file("Words"),
+		"it/free.html": file("<p>{{.data.b}}\n\n.{{with .data.a}}\n<p>\n.{{.}}\r\n<p>\n{{end}}\n.</p> \u00a0"),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +61,7 @@ func free(t testing.TB) *Templates {
 func TestCompose_isWhatGoMailBuilds(t *testing.T) {
 	t.Parallel()
 	email, r := newPair(t, mailboxes[1], "[Engine]", free(t))
-	for _, locale := range []string{"en", "de", "fr"} {
+	for _, locale := range []string{"en", "de", "fr", "es", "it"} {
 		for _, odd := range pieces {
 			for _, field := range []string{"group_name", "inviter_name", "link", "expires_at"} {
 				m := invitationIn(locale)
@@ -103,7 +106,7 @@ func TestCompose_foldsAsGoMailDoes(t *testing.T) {
 
 // anyMessage makes a message that may be wrong in every respect.
 func anyMessage(c *chooser) *outbox.Message {
-	m := invitationIn(oneOf(c, []string{"en", "de", "fr", "de-AT", "sv", "EN_gb", ""}))
+	m := invitationIn(oneOf(c, []string{"en", "de", "fr", "es", "it", "de-AT", "sv", "EN_gb", ""}))
 	switch c.below(4) {
 	case 0:
 		m.Template = "verify"

@@ -24,11 +24,15 @@ type quoter struct {
 // appendQuoted appends text to dst, whose last line must be complete. It reports
 // whether a line of it begins with a dot.
 func appendQuoted(dst []byte, text []byte) (out []byte, dots bool) {
-	q := quoter{out: dst, line: len(dst)}
+	var q quoter
+	q.begin(dst)
 	q.write(text)
 	q.closeLine()
 	return q.out, q.dots
 }
+
+// begin begins another body, after what is there already.
+func (q *quoter) begin(out []byte) { *q = quoter{out: out, line: len(out)} }
 
 // write encodes text. After the last of it comes closeLine.
 func (q *quoter) write(text []byte) {

@@ -31,7 +31,7 @@ func (t *Templates) render(b *buffer, m *outbox.Message) (page, error) {
 		return page{}, err
 	}
 	d := data{m: m, locale: tmpl.locale}
-	b.parts = b.parts[:0]
+	b.parts.out = b.parts.out[:0]
 	var p page
 	var problems [3]error
 	p.subject, problems[0] = tmpl.subject.line(b, &d)
@@ -70,21 +70,20 @@ func (p *part) line(b *buffer, d *data) (line string, err error) {
 // body gives a part that is text without the space around it, with a line end, and
 // encoded.
 func (p *part) body(b *buffer, d *data) (body []byte, dots bool, err error) {
-	start := len(b.parts)
-	q := quoter{out: b.parts, line: start}
+	q, before := &b.parts, b.parts.out
+	q.begin(before)
 	ok := false
 	if p.program != nil && p.program.framed {
-		b.text, ok = p.program.quote(&q, b.text, d.m, d.locale)
+		b.text, ok = p.program.quote(q, b.text, d.m, d.locale)
 	}
 	if !ok {
 		b.text, err = p.execute(b.text[:0], d)
 		b.text = append(b.text[:0], bytes.TrimSpace(b.text)...)
-		q = quoter{out: b.parts, line: start}
+		q.begin(before)
 		q.write(append(b.text, '\n'))
 		q.closeLine()
 	}
-	b.parts = q.out
-	return b.parts[start:], q.dots, err
+	return q.out[len(before):], q.dots, err
 }
 
 // execute appends the part. A panic in it is this message's problem and nobody
@@ -204,16 +203,15 @@ func formatDate(at time.Time, language string) string {
 // lookup finds a template by name, in the language asked for or the nearest one
 // that has it (RFC 4647 section 3.4): de-AT, de, en.
 func (t *Templates) lookup(name, locale string) (*emailTemplate, error) {
-	if tmpl, ok := t.byLocale[locale][name]; ok {
-		return tmpl, nil // it asks for the tag of a folder, which is the nearest
-	}
-	tried := languages(locale)
-	for _, tag := range tried {
+	for tag := languageOf(locale); tag != ""; tag = wider(tag) {
 		if tmpl, ok := t.byLocale[tag][name]; ok {
 			return tmpl, nil
 		}
 	}
-	return nil, fmt.Errorf("there is no template %q in the languages %s", clean(name), strings.Join(tried, ", "))
+	if tmpl, ok := t.byLocale[fallbackLocale][name]; ok {
+		return tmpl, nil
+	}
+	return nil, fmt.Errorf("there is no template %q in the languages %s", clean(name), strings.Join(languages(locale), ", "))
 }
 
 // normalise makes language tags comparable: de_AT is de-at.
@@ -221,17 +219,35 @@ func normalise(tag string) string {
 	return strings.ToLower(strings.ReplaceAll(tag, "_", "-"))
 }
 
-// languages lists the tags to try for locale, the nearest first. A single-letter
-// subtag at the end introduces nothing any more and goes with the next.
+// languageOf is the tag that locale stands for, fit to be printed.
+func languageOf(locale string) string {
+	tag := normalise(locale)
+	if len(tag) > maxReplyText {
+		return clean(tag)
+	}
+	for i := range len(tag) {
+		if c := tag[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return clean(tag)
+		}
+	}
+	return tag
+}
+
+// wider is the tag to try next: without its last subtag. A single-letter subtag at
+// the end introduces nothing any more and goes with it.
+func wider(tag string) string {
+	tag = tag[:max(0, strings.LastIndexByte(tag, '-'))]
+	if len(tag) > 2 && tag[len(tag)-2] == '-' {
+		tag = tag[:len(tag)-2]
+	}
+	return tag
+}
+
+// languages lists the tags to try for locale, the nearest first.
 func languages(locale string) []string {
 	var tags []string
-	tag := clean(normalise(locale))
-	for tag != "" {
+	for tag := languageOf(locale); tag != ""; tag = wider(tag) {
 		tags = append(tags, tag)
-		tag = tag[:max(0, strings.LastIndexByte(tag, '-'))]
-		if len(tag) > 2 && tag[len(tag)-2] == '-' {
-			tag = tag[:len(tag)-2]
-		}
 	}
 	if !slices.Contains(tags, fallbackLocale) {
 		tags = append(tags, fallbackLocale)
