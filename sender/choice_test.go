@@ -95,7 +95,7 @@ type errTest struct{}
 func (errTest) Error() string { return "an <error>" }
 
 func (c *chooser) object() map[string]any {
-	o := map[string]any{}
+	o := map[string]any{"gone": nil}
 	for range c.below(4) {
 		o[oneOf(c, []string{"a", "b", "link", "app_name"})] = c.value()
 	}

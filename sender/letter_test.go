@@ -49,7 +49,7 @@ func free(t testing.TB) *Templates {
 		"de/free.subject": file(`{{.data.a}}`), "de/free.txt": file("{{.data.b}}"),
 		"fr/free.subject": file(`{{.data.a}}`), "fr/free.txt": file("{{.data.b}}"), "fr/free.html": file(" {{if .data.a}}{{.data.a}}{{end}}\n"),
 		"es/free.subject": file(`{{.data.a}}`), "es/free.txt": file("  Words {{.data.b}}\n.line that is as long as it can be, with something before it would be too long.\ntwo=2\n{{.data.a}}\n \t\nend.\n\n"),
-		"it/free.subject": file(`{{.data.a}}`), "it/free.txt": file("Words"),
+		"it/free.subject": file(`{{.data.a}}`), "it/free.txt": file(" Words "),
 		"it/free.html": file("<p>{{.data.b}}\n\n.{{with .data.a}}\n<p>\n.{{.}}\r\n<p>\n{{end}}\n.</p> \u00a0"),
 	})
 	if err != nil {
@@ -121,6 +121,9 @@ func anyMessage(c *chooser) *outbox.Message {
 	m.Data["data"] = oneOf(c, []any{nil, "no object", map[string]string{"a": "b"}, map[string]any{}})
 	if c.below(4) > 0 {
 		m.Data["data"] = map[string]any{"a": c.value(), "b": c.value(), "link": c.value(), "app_name": c.value()}
+	}
+	if c.below(4) == 1 { // there are values that cannot be overridden
+		m.Data["recipient"], m.Data["locale"] = c.value(), c.text()
 	}
 	if c.below(8) == 1 {
 		m.HeaderMessageID = c.text() + "@" + c.text()

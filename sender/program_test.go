@@ -60,7 +60,7 @@ func TestProgram_leavesTheRestToExecute(t *testing.T) {
 	t.Parallel()
 	for ending, sources := range map[string][]string{
 		partText: {
-			`{{printf "%s" .link}}`, `{{range .data}}{{end}}`, `{{$x := .link}}{{$x}}`, `{{define "x"}}{{end}}{{template "x"}}`, `{{html .link}}`,
+			`{{printf "%s" .link}}`, `{{.link "x"}}`, `{{range .data}}{{end}}`, `{{$x := .link}}{{$x}}`, `{{define "x"}}{{end}}{{template "x"}}`, `{{html .link}}`,
 			`{{len .data}}`, `{{if eq .locale "de"}}{{end}}`, `{{(index .data "x").y}}`, `{{index .data "x" "y"}}`, `{{index .data .link}}`,
 			`{{with $x := .link}}{{end}}`, `{{.link | printf "%s"}}`, `{{7}}`, `{{true}}`, `{{or (len .data) 1}}`, `{{and .link .data}}`,
 		},
