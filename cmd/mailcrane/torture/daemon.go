@@ -18,6 +18,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/mailcrane/mailcrane/cmd/mailcrane/child"
 	"github.com/mailcrane/mailcrane/outbox/localpg/pgproxy"
 	"github.com/mailcrane/mailcrane/sender/mailbox"
 )
@@ -117,7 +118,7 @@ func (d *daemon) keep(done chan struct{}) {
 		cmd.Env = append(append([]string{}, d.base...), d.extra...)
 		cmd.Stdout, cmd.Stderr = d.log, d.log
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		dieWithParent(cmd.SysProcAttr)
+		child.DieWithParent(cmd.SysProcAttr)
 		err := cmd.Start()
 		d.ended = make(chan struct{})
 		if err == nil {

@@ -6,12 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 )
-
-// dieWithParent makes the kernel kill a daemon when this program is gone, however
-// it went.
-func dieWithParent(attributes *syscall.SysProcAttr) { attributes.Pdeathsig = syscall.SIGKILL }
 
 // isStopped says whether all threads of a process are stopped, or there are none.
 func isStopped(pid int) bool {

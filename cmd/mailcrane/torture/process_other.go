@@ -2,14 +2,7 @@
 
 package torture
 
-import (
-	"syscall"
-	"time"
-)
-
-// dieWithParent does nothing: what this program leaves behind when it is killed
-// has to be ended by hand.
-func dieWithParent(*syscall.SysProcAttr) {}
+import "time"
 
 // isStopped gives the signal the time that it takes.
 func isStopped(int) bool {

@@ -1,0 +1,2 @@
+// Package child runs other processes of this program that end with it.
+package child
