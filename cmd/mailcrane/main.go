@@ -43,7 +43,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.CompletionOptions.HiddenDefaultCmd = true
 	for _, newCommand := range []func([]string) *cobra.Command{
 		newServeCmd, newDevCmd, newMigrateCmd, newInviteCmd, newHoldCmd, newReleaseCmd, newMarkSentCmd, newAdoptCmd, newAuditCmd,
-		newTortureCmd, newConfigCmd, newHealthcheckCmd,
+		newTortureCmd, newBenchCmd, newConfigCmd, newHealthcheckCmd,
 	} {
 		root.AddCommand(newCommand(environ))
 	}

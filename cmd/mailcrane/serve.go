@@ -27,6 +27,7 @@ import (
 
 func newServeCmd(environ []string) *cobra.Command {
 	var noAPI, noRelay bool
+	var profile string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the daemon: the HTTP API, and the relay that sends what was committed",
@@ -35,7 +36,7 @@ func newServeCmd(environ []string) *cobra.Command {
 SIGTERM stops it: nothing new is begun, answers of the relay that are under way
 are waited for (MAILCRANE_STOP_TIMEOUT), and the exit code is 0.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			c, err := load(cmd.Flags(), environ, choose())
 			required := []string{"DATABASE_URL"}
 			if !noRelay {
@@ -44,6 +45,11 @@ are waited for (MAILCRANE_STOP_TIMEOUT), and the exit code is 0.`,
 			if err := errors.Join(err, c.require(required...), c.guardAPI()); err != nil {
 				return err
 			}
+			stop, err := startProfile(profile)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, stop()) }()
 			d := daemon{Config: c, log: newLogger(c, cmd.ErrOrStderr()), api: !noAPI, relay: !noRelay}
 			return d.serve(cmd.Context())
 		},
@@ -51,6 +57,8 @@ are waited for (MAILCRANE_STOP_TIMEOUT), and the exit code is 0.`,
 	cmd.Flags().BoolVar(&noAPI, "no-api", false, "do not serve HTTP")
 	cmd.Flags().BoolVar(&noRelay, "no-relay", false, "do not send: serve the HTTP API only")
 	cmd.MarkFlagsMutuallyExclusive("no-api", "no-relay")
+	cmd.Flags().StringVar(&profile, "cpuprofile", "", "write a processor profile to this file, for `go tool pprof`")
+	_ = cmd.Flags().MarkHidden("cpuprofile") // fails only if there is no such flag
 	addFlags(cmd.Flags(), choose())
 	return cmd
 }

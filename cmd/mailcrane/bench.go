@@ -1,0 +1,188 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/mailcrane/mailcrane/cmd/mailcrane/bench"
+)
+
+func newBenchCmd(environ []string) *cobra.Command {
+	b := &benchCmd{environ: environ}
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure on this machine how fast messages are written and sent, and what that costs",
+		Long: `Measure on this machine how fast messages are written and sent, and what that
+costs. It starts a PostgreSQL of its own that flushes to disk, daemons, producers,
+and a relay that counts mails; all that is in processes of its own, and nothing
+leaves the machine. A run in which a mail is lost or comes twice, or in which the
+audit finds something, has failed: the exit code is 1.
+
+Everything shares the processors of this machine, the relay too. The share that
+other programs took of them is measured and printed: above 10 % of it, the figures
+say little.`,
+	}
+	b.common(cmd.PersistentFlags())
+	cmd.AddCommand(b.modes()...)
+	cmd.AddCommand(newBenchSinkCmd(), newBenchProduceCmd())
+	return cmd
+}
+
+// benchCmd is one call of the command.
+type benchCmd struct {
+	environ  []string
+	config   bench.Config
+	json     bool
+	workers  int
+	senders  int
+	pollOnly bool
+	set      []string
+	postgres []string
+	out      io.Writer
+}
+
+func (b *benchCmd) common(f *pflag.FlagSet) {
+	f.StringVar(&b.config.DatabaseURL, "database-url", "", "use this empty database, and empty it at the end; default: a server of its own")
+	f.IntVar(&b.config.Runs, "runs", 1, "repeat it so often, and give the medians")
+	f.BoolVar(&b.json, "json", false, "print everything as JSON")
+	f.IntVar(&b.config.Daemons, "daemons", 1, "daemons at a time")
+	f.IntVar(&b.workers, "workers", 0, "MAILCRANE_WORKERS of the daemons; default: theirs")
+	f.IntVar(&b.senders, "connections", 0, "MAILCRANE_SMTP_CONNECTIONS of the daemons; default: theirs")
+	f.BoolVar(&b.pollOnly, "poll-only", false, "MAILCRANE_POLL_ONLY of the daemons")
+	f.StringArrayVar(&b.set, "set", nil, "another setting of the daemons, such as MAILCRANE_SMTP_MAX_MESSAGES=1000")
+	f.StringArrayVar(&b.postgres, "postgres", nil, "a setting of our own PostgreSQL, such as shared_buffers=1GB")
+	f.DurationVar(&b.config.Sink.ReplyDelay, "reply-delay", 0, "the relay waits so long before every reply")
+	f.DurationVar(&b.config.Sink.RTT, "rtt", 0, "the relay is so far away: everything reaches it that much later")
+	f.BoolVar(&b.config.Flush, "fsync", false, "the relay flushes mails to disk before it accepts them")
+	f.StringVar(&b.config.Profile, "profile", "", "folder for processor profiles of the daemons")
+	f.StringVar(&b.config.Daemon, "daemon", "", "program to run as the daemons; default: this one")
+	f.IntVar(&b.config.Sink.Lose, "lose", 0, "the relay forgets the mail with this number, to see that the run fails")
+	f.IntVar(&b.config.Sink.Repeat, "repeat", 0, "the relay counts the mail with this number twice, to see that the run fails")
+	for _, name := range []string{"lose", "repeat"} {
+		_ = f.MarkHidden(name) // fails only if there is no such flag
+	}
+}
+
+// modes are the commands for what can be measured.
+func (b *benchCmd) modes() []*cobra.Command {
+	c := &b.config
+	drain := b.mode(bench.Drain, "A full queue and nothing else to do: mails a second, and what they cost")
+	drain.Flags().IntVar(&c.Messages, "messages", 100_000, "enqueued before the daemon starts")
+	return []*cobra.Command{drain}
+}
+
+func (b *benchCmd) mode(mode bench.Mode, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:   string(mode),
+		Short: short,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b.out, b.config.Mode, b.config.Progress = cmd.OutOrStdout(), mode, cmd.ErrOrStderr()
+			return b.run(cmd.Context())
+		},
+	}
+}
+
+// errFailed makes the exit code 1, as any error does.
+var errFailed = errors.New("the run has failed")
+
+func (b *benchCmd) run(ctx context.Context) (err error) {
+	c := &b.config
+	if c.Program, err = os.Executable(); err != nil {
+		return err
+	}
+	c.Environ = forChildren(b.environ)
+	c.Settings = b.set
+	if c.PostgreSQL, err = pairs(b.postgres); err != nil {
+		return err
+	}
+	for name, n := range map[string]int{"--workers": b.workers, "--smtp-connections": b.senders} {
+		if n > 0 {
+			c.Serve = append(c.Serve, name, strconv.Itoa(n))
+		}
+	}
+	if c.PollOnly = b.pollOnly; c.PollOnly && c.Mode != bench.Latency { // which does both in turn
+		c.Serve = append(c.Serve, "--poll-only")
+	}
+	if c.Profile != "" {
+		if c.Profile, err = filepath.Abs(c.Profile); err != nil {
+			return err
+		}
+	}
+	report, err := bench.Bench(ctx, *c)
+	report.Version = programVersion()
+	if len(report.Runs) > 0 {
+		err = errors.Join(err, b.print(report))
+	}
+	if err == nil && report.Failed() {
+		return errFailed
+	}
+	return err
+}
+
+func pairs(given []string) (map[string]string, error) {
+	found := map[string]string{}
+	for _, pair := range given {
+		name, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			return nil, fmt.Errorf("%q is not of the form NAME=value", pair)
+		}
+		found[name] = value
+	}
+	return found, nil
+}
+
+func (b *benchCmd) print(report bench.Report) error {
+	if !b.json {
+		return report.Print(b.out)
+	}
+	encoder := json.NewEncoder(b.out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(report)
+}
+
+// newBenchSinkCmd is the process of the relay.
+func newBenchSinkCmd() *cobra.Command {
+	var c bench.SinkConfig
+	cmd := &cobra.Command{
+		Use:    "sink",
+		Short:  "Be the relay of a benchmark",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return bench.ServeSink(cmd.Context(), c, cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+	f := cmd.Flags()
+	f.DurationVar(&c.ReplyDelay, "reply-delay", 0, "wait before every reply")
+	f.DurationVar(&c.RTT, "rtt", 0, "look at everything so much later")
+	f.StringVar(&c.Journal, "journal", "", "flush mails to this file")
+	f.IntVar(&c.Lose, "lose", 0, "do not count this mail")
+	f.IntVar(&c.Repeat, "repeat", 0, "count this mail twice")
+	return cmd
+}
+
+// newBenchProduceCmd is the process of the producers.
+func newBenchProduceCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:    "produce",
+		Short:  "Write the messages of a benchmark",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return bench.Produce(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+}

@@ -1,0 +1,178 @@
+//go:build unix
+
+package bench
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"time"
+)
+
+// Config says what to measure. Only Mode and Program are required; the zero
+// value of everything else is the default.
+type Config struct {
+	Mode        Mode
+	Program     string            // this program, for the processes of sink and producers
+	Daemon      string            // the daemon's program; default: the same
+	Environ     []string          // of all processes, besides their settings
+	DatabaseURL string            // an empty database to use; default: a server of its own
+	PostgreSQL  map[string]string // settings of our own server
+	Runs        int               // default 1
+	Messages    int               // to drain; default 100,000
+	Daemons     int               // default 1
+	Producers   int               // writers at a time, in one process; default as the mode says
+	Duration    time.Duration     // of the modes that go on for a time; default as the mode says
+	Rate        float64           // messages a second, for latency; default 100
+	Waiting     int               // messages that wait, for backlog; default 1,000,000
+	Finished    int               // messages that are finished, for backlog; default 2,000,000
+	Hold        time.Duration     // keep a snapshot open so long, for backlog
+	Serve       []string          // more arguments of the daemons
+	Settings    []string          // more settings of the daemons, NAME=value
+	PollOnly    bool              // latency: leave listening out
+	Sink        SinkConfig
+	Flush       bool      // the sink flushes mails to disk
+	Profile     string    // folder for processor profiles of the daemons
+	Progress    io.Writer // what goes on
+}
+
+// Mode is what is measured.
+type Mode string
+
+// The modes.
+const (
+	Drain    Mode = "drain"   // a full queue, and nothing else to do
+	Enqueue  Mode = "enqueue" // writing, without a daemon
+	EndToEnd Mode = "e2e"     // writing and sending at the same time
+	Latency  Mode = "latency" // from the commit to the relay's answer, at a steady rate
+	Backlog  Mode = "backlog" // a full queue in a database with millions of messages
+	Idle     Mode = "idle"    // nothing to do
+)
+
+// Report is what was measured.
+type Report struct {
+	Mode       Mode           `json:"mode"`
+	Version    string         `json:"version"`
+	PostgreSQL string         `json:"postgresql"`
+	Go         string         `json:"go"`
+	System     string         `json:"system"`
+	Cores      int            `json:"cores"`
+	Settings   map[string]any `json:"settings"` // of this call
+	Server     []Setting      `json:"server"`   // what matters of PostgreSQL's settings
+	Runs       []Run          `json:"runs"`
+	Summary    Summary        `json:"summary"`
+}
+
+// Setting is one of PostgreSQL's.
+type Setting struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Run is one run.
+type Run struct {
+	Figures  Figures  `json:"figures"`
+	Foreign  *float64 `json:"foreign_cpu_percent"` // of all processors, while it was measured; nil: not known
+	Failures []string `json:"failures"`
+	Remarks  []string `json:"remarks"`
+}
+
+// foreignLimit is the share of the machine that others may take, in percent,
+// before a run is called noisy.
+const foreignLimit = 10
+
+// Noisy says whether others worked on the machine so much that the figures say
+// little.
+func (r Run) Noisy() bool { return r.Foreign != nil && *r.Foreign > foreignLimit }
+
+// Failed says whether any run has.
+func (r Report) Failed() bool {
+	for _, run := range r.Runs {
+		if len(run.Failures) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Run) fail(format string, values ...any) {
+	r.Failures = append(r.Failures, fmt.Sprintf(format, values...))
+}
+
+func (r *Run) remark(format string, values ...any) {
+	r.Remarks = append(r.Remarks, fmt.Sprintf(format, values...))
+}
+
+func (r *Run) add(f ...Figure) { r.Figures = append(r.Figures, f...) }
+
+// modes are what there is to run, and the defaults that differ.
+func modes() map[Mode]mode {
+	return map[Mode]mode{
+		Drain: {run: drain},
+	}
+}
+
+type mode struct {
+	run       func(ctx context.Context, c Config, report *Report) (Run, error)
+	producers int
+	duration  time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	m := modes()[c.Mode]
+	c.Daemon = cmp.Or(c.Daemon, c.Program)
+	c.Runs = cmp.Or(c.Runs, 1)
+	c.Messages = cmp.Or(c.Messages, 100_000)
+	c.Daemons = cmp.Or(c.Daemons, 1)
+	c.Producers = cmp.Or(c.Producers, m.producers)
+	c.Duration = cmp.Or(c.Duration, m.duration)
+	c.Rate = cmp.Or(c.Rate, 100)
+	c.Waiting = cmp.Or(c.Waiting, 1_000_000)
+	c.Finished = cmp.Or(c.Finished, 2_000_000)
+	if c.Progress == nil {
+		c.Progress = io.Discard
+	}
+	return c
+}
+
+func (c Config) check() error {
+	if modes()[c.Mode].run == nil {
+		return fmt.Errorf("there is nothing to measure that is called %q", c.Mode)
+	}
+	if min(c.Runs, c.Messages, c.Daemons, c.Producers, c.Waiting, c.Finished) < 0 || c.Rate < 0 ||
+		min(c.Duration, c.Hold, c.Sink.ReplyDelay, c.Sink.RTT) < 0 {
+		return errors.New("numbers and times must not be negative")
+	}
+	if c.DatabaseURL != "" && len(c.PostgreSQL) > 0 {
+		return errors.New("settings of PostgreSQL are for a server of our own, and a database was given")
+	}
+	return nil
+}
+
+// Bench measures. What went wrong with the messages is in the report; the error
+// is for what kept it from being made.
+func Bench(ctx context.Context, config Config) (Report, error) {
+	if err := config.check(); err != nil {
+		return Report{}, err
+	}
+	config = config.withDefaults()
+	report := Report{
+		Mode: config.Mode, Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU(),
+		Settings: config.settings(),
+	}
+	for n := range config.Runs {
+		if config.Runs > 1 {
+			config.say("run %d of %d", n+1, config.Runs)
+		}
+		run, err := modes()[config.Mode].run(ctx, config.forRun(n), &report)
+		if err != nil {
+			return report, err
+		}
+		report.Runs = append(report.Runs, run)
+	}
+	report.Summary = summarize(report.Runs)
+	return report, nil
+}
