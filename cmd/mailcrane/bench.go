@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -42,15 +43,14 @@ say little.`,
 
 // benchCmd is one call of the command.
 type benchCmd struct {
-	environ  []string
-	config   bench.Config
-	json     bool
-	workers  int
-	senders  int
-	pollOnly bool
-	set      []string
-	postgres []string
-	out      io.Writer
+	environ                     []string
+	config                      bench.Config
+	json                        bool
+	workers, senders, producers int
+	pollOnly                    bool
+	set                         []string
+	postgres                    []string
+	out                         io.Writer
 }
 
 func (b *benchCmd) common(f *pflag.FlagSet) {
@@ -78,21 +78,43 @@ func (b *benchCmd) common(f *pflag.FlagSet) {
 // modes are the commands for what can be measured.
 func (b *benchCmd) modes() []*cobra.Command {
 	c := &b.config
-	drain := b.mode(bench.Drain, "A full queue and nothing else to do: mails a second, and what they cost")
-	drain.Flags().IntVar(&c.Messages, "messages", 100_000, "enqueued before the daemon starts")
-	return []*cobra.Command{drain}
+	drain := b.mode(bench.Drain, 0, "A full queue and nothing else to do: mails a second, and what they cost")
+	enqueue := b.mode(bench.Enqueue, 5*time.Second, "Writing without a daemon: invitations a second, next to two bare rows each")
+	e2e := b.mode(bench.EndToEnd, 10*time.Second, "Writing as fast as it goes, and sending at the same time")
+	latency := b.mode(bench.Latency, 20*time.Second, "From the commit to the relay's answer at a steady rate, listening, polling, and over HTTP")
+	backlog := b.mode(bench.Backlog, 0, "A drain among millions of messages that wait or are finished, next to a plain one")
+	idle := b.mode(bench.Idle, 30*time.Second, "What a daemon costs that has nothing to do")
+	for _, cmd := range []*cobra.Command{drain, backlog} {
+		cmd.Flags().IntVar(&c.Messages, "messages", 100_000, "to be sent")
+	}
+	enqueue.Flags().IntSliceVar(&c.Writers, "producers", []int{1, 8, 64}, "writers at a time, one number after the other")
+	e2e.Flags().IntVar(&b.producers, "producers", 0, "writers at a time, in one process; default 4")
+	latency.Flags().IntVar(&b.producers, "producers", 0, "writers at a time, at most; default 16")
+	latency.Flags().Float64Var(&c.Rate, "rate", 100, "messages a second")
+	backlog.Flags().IntVar(&c.Waiting, "waiting", 1_000_000, "messages that go on waiting")
+	backlog.Flags().IntVar(&c.Finished, "finished", 2_000_000, "messages that are finished, with their attempts and jobs")
+	backlog.Flags().DurationVar(&c.Hold, "hold-snapshot", 0, "keep a transaction with a snapshot open so long meanwhile")
+	return []*cobra.Command{drain, enqueue, e2e, latency, backlog, idle}
 }
 
-func (b *benchCmd) mode(mode bench.Mode, short string) *cobra.Command {
-	return &cobra.Command{
+// mode is the command for one of them. Those that take as long as they are told
+// have a usual time.
+func (b *benchCmd) mode(mode bench.Mode, usual time.Duration, short string) *cobra.Command {
+	var duration time.Duration
+	cmd := &cobra.Command{
 		Use:   string(mode),
 		Short: short,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b.out, b.config.Mode, b.config.Progress = cmd.OutOrStdout(), mode, cmd.ErrOrStderr()
+			c := &b.config
+			b.out, c.Mode, c.Duration, c.Producers, c.Progress = cmd.OutOrStdout(), mode, duration, b.producers, cmd.ErrOrStderr()
 			return b.run(cmd.Context())
 		},
 	}
+	if usual > 0 {
+		cmd.Flags().DurationVar(&duration, "duration", usual, "how long, each part")
+	}
+	return cmd
 }
 
 // errFailed makes the exit code 1, as any error does.
@@ -114,7 +136,7 @@ func (b *benchCmd) run(ctx context.Context) (err error) {
 		}
 	}
 	if c.PollOnly = b.pollOnly; c.PollOnly && c.Mode != bench.Latency { // which does both in turn
-		c.Serve = append(c.Serve, "--poll-only")
+		c.Serve = append(c.Serve, "--poll-only=true")
 	}
 	if c.Profile != "" {
 		if c.Profile, err = filepath.Abs(c.Profile); err != nil {
@@ -122,6 +144,9 @@ func (b *benchCmd) run(ctx context.Context) (err error) {
 		}
 	}
 	report, err := bench.Bench(ctx, *c)
+	if ctx.Err() != nil {
+		return errors.New("stopped, and everything taken down")
+	}
 	report.Version = programVersion()
 	if len(report.Runs) > 0 {
 		err = errors.Join(err, b.print(report))

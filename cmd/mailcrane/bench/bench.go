@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -27,8 +28,9 @@ type Config struct {
 	Producers   int               // writers at a time, in one process; default as the mode says
 	Duration    time.Duration     // of the modes that go on for a time; default as the mode says
 	Rate        float64           // messages a second, for latency; default 100
-	Waiting     int               // messages that wait, for backlog; default 1,000,000
-	Finished    int               // messages that are finished, for backlog; default 2,000,000
+	Writers     []int             // at a time, for enqueue, one after the other; default 1, 8, 64
+	Waiting     int               // messages that wait, for backlog
+	Finished    int               // messages that are finished, for backlog
 	Hold        time.Duration     // keep a snapshot open so long, for backlog
 	Serve       []string          // more arguments of the daemons
 	Settings    []string          // more settings of the daemons, NAME=value
@@ -111,7 +113,12 @@ func (r *Run) add(f ...Figure) { r.Figures = append(r.Figures, f...) }
 // modes are what there is to run, and the defaults that differ.
 func modes() map[Mode]mode {
 	return map[Mode]mode{
-		Drain: {run: drain},
+		Drain:    {run: drain},
+		Enqueue:  {run: enqueue, duration: 5 * time.Second},
+		EndToEnd: {run: endToEnd, producers: 4, duration: 10 * time.Second},
+		Latency:  {run: latency, producers: 16, duration: 20 * time.Second},
+		Backlog:  {run: backlog},
+		Idle:     {run: idle, duration: 30 * time.Second},
 	}
 }
 
@@ -130,8 +137,9 @@ func (c Config) withDefaults() Config {
 	c.Producers = cmp.Or(c.Producers, m.producers)
 	c.Duration = cmp.Or(c.Duration, m.duration)
 	c.Rate = cmp.Or(c.Rate, 100)
-	c.Waiting = cmp.Or(c.Waiting, 1_000_000)
-	c.Finished = cmp.Or(c.Finished, 2_000_000)
+	if len(c.Writers) == 0 {
+		c.Writers = []int{1, 8, 64}
+	}
 	if c.Progress == nil {
 		c.Progress = io.Discard
 	}
@@ -145,6 +153,9 @@ func (c Config) check() error {
 	if min(c.Runs, c.Messages, c.Daemons, c.Producers, c.Waiting, c.Finished) < 0 || c.Rate < 0 ||
 		min(c.Duration, c.Hold, c.Sink.ReplyDelay, c.Sink.RTT) < 0 {
 		return errors.New("numbers and times must not be negative")
+	}
+	if len(c.Writers) > 0 && slices.Min(c.Writers) < 1 {
+		return errors.New("there must be a writer")
 	}
 	if c.DatabaseURL != "" && len(c.PostgreSQL) > 0 {
 		return errors.New("settings of PostgreSQL are for a server of our own, and a database was given")

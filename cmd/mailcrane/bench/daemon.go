@@ -21,6 +21,7 @@ type daemon struct {
 	process *child.Process
 	log     *os.File
 	stopped bool
+	mourned bool // that it has ended was said already
 }
 
 // startDaemons starts as many as are wanted, and returns when all run.
@@ -30,12 +31,13 @@ func (s *stage) startDaemons(ctx context.Context, args ...string) error {
 			return err
 		}
 	}
-	for n := range s.Daemons {
+	for range s.Daemons {
+		s.started++
 		arguments := append([]string{"serve"}, args...)
 		if s.Profile != "" {
-			arguments = append(arguments, "--cpuprofile", filepath.Join(s.Profile, fmt.Sprintf("%s-%d.pprof", s.Mode, n+1)))
+			arguments = append(arguments, "--cpuprofile", filepath.Join(s.Profile, fmt.Sprintf("%s-%d.pprof", s.Mode, s.started)))
 		}
-		d, err := s.startDaemon(s.path(fmt.Sprintf("daemon-%d-%d.log", len(s.daemons), n)), append(arguments, s.Serve...))
+		d, err := s.startDaemon(s.path(fmt.Sprintf("daemon-%d.log", s.started)), append(arguments, s.Serve...))
 		if err != nil {
 			return fmt.Errorf("start a daemon: %w", err)
 		}
@@ -78,14 +80,29 @@ func (d *daemon) said(ctx context.Context, message string) (line map[string]any,
 		if line, err = d.find(message); line != nil || err != nil {
 			return line != nil, err
 		}
-		select {
-		case <-d.process.Done():
-			return false, fmt.Errorf("a daemon has ended: %w%s", d.process.Err(), tail(d.log.Name()))
-		default:
-			return false, nil
-		}
+		return false, d.alive()
 	})
 	return line, err
+}
+
+// alive is an error if the daemon has ended by itself.
+func (d *daemon) alive() error {
+	select {
+	case <-d.process.Done():
+		d.mourned = true
+		return fmt.Errorf("a daemon has ended: %w%s", d.process.Err(), tail(d.log.Name()))
+	default:
+		return nil
+	}
+}
+
+func (s *stage) alive() error {
+	for _, d := range s.daemons {
+		if err := d.alive(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // find gives the last line with this message, nil if there is none.
@@ -111,7 +128,7 @@ func (s *stage) stopDaemons(ctx context.Context) error {
 			continue
 		}
 		d.stopped = true
-		if err := d.process.Stop(ctx); err != nil {
+		if err := d.process.Stop(ctx); err != nil && !d.mourned {
 			failed = errors.Join(failed, fmt.Errorf("stop a daemon: %w%s", err, tail(d.log.Name())))
 		}
 		failed = errors.Join(failed, d.log.Close())

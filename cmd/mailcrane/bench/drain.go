@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/mailcrane/mailcrane/outbox"
 )
 
 // drain fills the queue while no daemon runs, and measures how fast one empties
@@ -73,7 +71,7 @@ func (s *stage) empty(ctx context.Context, run *Run) error {
 	}
 	run.add(Figure{"transactions_per_1000", "transactions for 1,000 mails", "", per(float64(ended-transactions-s.asked), count.Mails)})
 	run.add(s.groups()...)
-	return s.verify(ctx, run, s.Messages)
+	return s.verify(ctx, run, expected{sent: s.Messages})
 }
 
 // rates are the figures of a drain.
@@ -92,44 +90,6 @@ func (s *stage) rates(run *Run, before, after sample, count Count) {
 	}
 	run.add(Figure{"connections", "connections to the relay", "", float64(count.Connections)})
 }
-
-// processors are the figures of processor time for some mails.
-func (s *stage) processors(run *Run, before, after sample, mails int) {
-	used := after.since(before)
-	if !used.known {
-		run.remark("processor time: not available on this system")
-		return
-	}
-	one := func(name, label string, d time.Duration) {
-		run.add(Figure{name + "_cpu_per_1000", "processor time of " + label + " for 1,000 mails", "s", per(d.Seconds(), mails)})
-	}
-	one("daemon", "the daemon", used.daemons)
-	if s.postgres != 0 {
-		one("postgres", "PostgreSQL", used.postgres)
-		one("both", "both", used.daemons+used.postgres)
-	} else {
-		run.remark("processor time of PostgreSQL: not known, its process is not to be seen from here")
-	}
-	if s.producer != 0 {
-		one("producer", "the producers", used.producer)
-	}
-	one("sink", "the relay (not ours)", used.sink)
-	s.foreign(run, before, after)
-}
-
-// foreign is what others did meanwhile. A database server that we do not see
-// counts among them.
-func (s *stage) foreign(run *Run, before, after sample) {
-	used := after.since(before)
-	elapsed := after.at.Sub(before.at).Seconds()
-	if !used.known || elapsed <= 0 {
-		return
-	}
-	share := max(0, 100*(used.busy-used.ours).Seconds()/elapsed/cores())
-	run.Foreign = &share
-}
-
-func per(amount float64, mails int) float64 { return amount / float64(max(1, mails)) * 1000 }
 
 // still is how long the sink may be quiet before we ask the database whether
 // there is anything left to come, and hung how long the run may.
@@ -158,10 +118,11 @@ func (s *stage) arrive(ctx context.Context, run *Run, want int) (count Count, er
 				return count, nil
 			}
 		}
+		if err := s.alive(); err != nil {
+			return count, err
+		}
 		select {
 		case <-ticker.C:
-		case <-s.daemons[0].process.Done():
-			return count, fmt.Errorf("a daemon has ended: %w%s", s.daemons[0].process.Err(), tail(s.daemons[0].log.Name()))
 		case <-ctx.Done():
 			return count, ctx.Err()
 		}
@@ -186,51 +147,4 @@ func (s *stage) unfinished(ctx context.Context) (n int, err error) {
 func (s *stage) transactions(ctx context.Context) (n int, err error) {
 	err = s.pool.QueryRow(ctx, `SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()`).Scan(&n)
 	return n, err
-}
-
-// verify compares what the database says with what the sink has got, and asks the
-// audit.
-func (s *stage) verify(ctx context.Context, run *Run, want int) error {
-	count, err := s.sink.count(ctx)
-	if err != nil {
-		return err
-	}
-	var sent, others int
-	err = s.pool.QueryRow(ctx, `
-		SELECT count(*) FILTER (WHERE status = 'sent'), count(*) FILTER (WHERE status <> 'sent')
-		FROM mailcrane.message`).Scan(&sent, &others)
-	if err != nil {
-		return err
-	}
-	if sent != want || others > 0 {
-		run.fail("%d messages were to be sent; %d are, and %d are not", want, sent, others)
-	}
-	run.compare(count, want)
-	findings, err := outbox.Audit(ctx, s.pool, 0)
-	if err != nil {
-		return err
-	}
-	for i, f := range findings {
-		if i == 10 {
-			run.fail("the audit: %d more findings", len(findings)-i)
-			break
-		}
-		run.fail("the audit: %s, %s: %s", f.Severity, f.Check, f.Detail)
-	}
-	return nil
-}
-
-// compare says what is wrong with the mails.
-func (r *Run) compare(count Count, want int) {
-	if count.Duplicates > 0 {
-		r.fail("%d mails came twice, such as %q", count.Duplicates, count.Examples)
-	}
-	if count.Nameless > 0 {
-		r.fail("%d mails had no Message-ID", count.Nameless)
-	}
-	if missing := want - count.Unique; missing > 0 {
-		r.fail("%d of %d mails are lost: the relay has not got them", missing, want)
-	} else if missing < 0 {
-		r.fail("the relay has got %d mails that nobody wrote", -missing)
-	}
 }

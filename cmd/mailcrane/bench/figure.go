@@ -27,6 +27,15 @@ func (f Figures) MarshalJSON() ([]byte, error) {
 	return json.Marshal(values)
 }
 
+func (f Figures) get(name string) (Figure, bool) {
+	for _, figure := range f {
+		if figure.Name == name {
+			return figure, true
+		}
+	}
+	return Figure{}, false
+}
+
 // Spread is a figure over all runs.
 type Spread struct {
 	Figure `json:"-"`

@@ -7,31 +7,38 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
+	"unicode/utf8"
 )
 
 // Print writes the report for people.
 func (r Report) Print(out io.Writer) error {
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	line := func(format string, values ...any) { _, _ = fmt.Fprintf(table, format+"\n", values...) } // Flush tells
+	table := [][]string{}
 	if len(r.Runs) > 1 {
-		line("\tmedian\tleast\tmost\t")
+		table = append(table, []string{"", "median", "least", "most"})
 	}
 	for _, s := range r.Summary {
-		label := s.Label
+		row := []string{s.Label, round(s.Median)}
 		if s.Unit != "" {
-			label += ", " + s.Unit
+			row[0] += ", " + s.Unit
 		}
 		if len(r.Runs) > 1 {
-			line("%s\t%s\t%s\t%s\t", label, round(s.Median), round(s.Least), round(s.Most))
-			continue
+			row = append(row, round(s.Least), round(s.Most))
 		}
-		line("%s\t%s\t", label, round(s.Median))
+		table = append(table, row)
 	}
-	if err := table.Flush(); err != nil {
-		return err
+	widest := 0
+	for _, row := range table {
+		widest = max(widest, utf8.RuneCountInString(row[0]))
 	}
-	_, err := io.WriteString(out, "\n"+r.notes())
+	var b strings.Builder
+	for _, row := range table {
+		fmt.Fprintf(&b, "%-*s", widest, row[0])
+		for _, value := range row[1:] {
+			fmt.Fprintf(&b, "%10s", value)
+		}
+		b.WriteByte('\n')
+	}
+	_, err := io.WriteString(out, b.String()+"\n"+r.notes())
 	return err
 }
 

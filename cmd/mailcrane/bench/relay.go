@@ -178,3 +178,15 @@ func (p *production) close(ctx context.Context) error {
 	p.stage.producer = 0
 	return p.stop(ctx)
 }
+
+// produce is all of that.
+func (s *stage) produce(ctx context.Context, o order) (done outcome, err error) {
+	p, err := s.producers(ctx, o)
+	if err != nil {
+		return done, err
+	}
+	defer func() { err = errors.Join(err, p.close(ctx)) }()
+	done, err = p.work(ctx)
+	s.written += done.Messages
+	return done, err
+}

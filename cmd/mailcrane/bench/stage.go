@@ -28,7 +28,9 @@ type stage struct {
 	postgres    int           // process of the server, 0 if it cannot be seen
 	sink        *relay
 	daemons     []*daemon
+	started     int // daemons so far
 	producer    int // process, while there is one
+	written     int // messages so far
 	asked       int // transactions of our own while something was measured
 }
 

@@ -5,10 +5,7 @@ package bench
 import (
 	"fmt"
 	"path/filepath"
-	"runtime"
 )
-
-func cores() float64 { return float64(runtime.NumCPU()) }
 
 // say tells what goes on.
 func (c Config) say(format string, values ...any) {
