@@ -182,6 +182,7 @@ func Bench(ctx context.Context, config Config) (Report, error) {
 		if err != nil {
 			return report, err
 		}
+		run.Failures, run.Remarks = append([]string{}, run.Failures...), append([]string{}, run.Remarks...) // no null for programs
 		report.Runs = append(report.Runs, run)
 	}
 	report.Summary = summarize(report.Runs)

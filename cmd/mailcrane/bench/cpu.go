@@ -9,16 +9,15 @@ type sample struct {
 	daemons  time.Duration
 	postgres time.Duration
 	sink     time.Duration
-	producer time.Duration
-	ours     time.Duration // all of these, and this program
+	ours     time.Duration // all of these, the producers and this program
 	busy     time.Duration // the whole machine, whoever it worked for
 }
 
 // pids are the processes to look at, 0 for those that are not there.
 type pids struct {
-	daemons        []int
-	postgres       int // the first process of the server
-	sink, producer int
+	daemons  []int
+	postgres int // the first process of the server
+	sink     int
 }
 
 func (s sample) since(before sample) sample {
@@ -27,7 +26,6 @@ func (s sample) since(before sample) sample {
 		daemons:  s.daemons - before.daemons,
 		postgres: s.postgres - before.postgres,
 		sink:     s.sink - before.sink,
-		producer: s.producer - before.producer,
 		ours:     s.ours - before.ours,
 		busy:     s.busy - before.busy,
 	}

@@ -98,7 +98,7 @@ func (p pids) take() sample {
 	s.busy, s.known = busy()
 	all := look()
 	s.ours = all.tree(os.Getpid())
-	if _, mine := all.ancestors(p.postgres)[os.Getpid()]; !mine && p.postgres != 0 {
+	if p.postgres != 0 && !all.descends(p.postgres, os.Getpid()) {
 		s.ours += all.tree(p.postgres)
 	}
 	for _, pid := range p.daemons {
@@ -107,16 +107,16 @@ func (p pids) take() sample {
 	if p.postgres != 0 {
 		s.postgres = all.tree(p.postgres)
 	}
-	s.sink, s.producer = all[p.sink].own, all[p.producer].own
+	s.sink = all[p.sink].own
 	return s
 }
 
-func (all processes) ancestors(pid int) map[int]bool {
-	found := map[int]bool{}
-	for pid = all[pid].parent; pid != 0 && !found[pid]; pid = all[pid].parent {
-		found[pid] = true
+// descends says whether a process comes from another one.
+func (all processes) descends(pid, from int) bool {
+	for pid > 1 && pid != from { // the first has no parent
+		pid = all[pid].parent
 	}
-	return found
+	return pid == from
 }
 
 // postmaster finds the first process of the server that a backend belongs to, 0

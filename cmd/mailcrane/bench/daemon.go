@@ -112,6 +112,9 @@ func (d *daemon) find(message string) (line map[string]any, err error) {
 		return nil, err
 	}
 	for raw := range bytes.Lines(text) {
+		if !bytes.Contains(raw, []byte(message)) {
+			continue
+		}
 		var parsed map[string]any
 		if json.Unmarshal(raw, &parsed) == nil && parsed["msg"] == message {
 			line = parsed
@@ -135,9 +138,6 @@ func (s *stage) stopDaemons(ctx context.Context) error {
 	}
 	return failed
 }
-
-// forgetDaemons makes room for others, after a stop.
-func (s *stage) forgetDaemons() { s.daemons = nil }
 
 // peakMemory is the most that any daemon has had, in bytes.
 func (s *stage) peakMemory() (most int64, known bool) {

@@ -33,7 +33,6 @@ func endToEnd(ctx context.Context, c Config, report *Report) (run Run, err error
 	if err != nil {
 		return run, err
 	}
-	between := s.pids().take() // the producers' own time ends with them
 	count, err := s.arrive(ctx, &run, s.written)
 	if err != nil {
 		return run, err
@@ -45,7 +44,6 @@ func endToEnd(ctx context.Context, c Config, report *Report) (run Run, err error
 		return run, err
 	}
 	s.processors(&run, before, s.pids().take(), done.Messages)
-	s.foreign(&run, before, between)
 	if err := s.stopDaemons(ctx); err != nil {
 		return run, err
 	}

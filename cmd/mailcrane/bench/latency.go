@@ -81,11 +81,9 @@ func (s *stage) steady(ctx context.Context, run *Run, p phase) error {
 		return err
 	}
 	s.shares(run, p.name+"_", p.label+", ", before, after)
-	if err := s.stopDaemons(ctx); err != nil {
-		return err
-	}
-	s.forgetDaemons()
-	return nil
+	err = s.stopDaemons(ctx)
+	s.daemons = nil // the next phase has others
+	return err
 }
 
 // warmUp sends a few messages before it counts.

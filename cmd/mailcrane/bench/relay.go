@@ -138,55 +138,30 @@ func (r *relay) count(ctx context.Context) (c Count, err error) {
 	return c, err
 }
 
-// production is producers at work in a process of their own.
-type production struct {
-	*helper
-	stage *stage
-}
-
-// producers starts them, and returns when all are connected.
-func (s *stage) producers(ctx context.Context, o order) (*production, error) {
+// produce lets producers work in a process of their own. They are all connected
+// before they begin.
+func (s *stage) produce(ctx context.Context, o order) (done outcome, err error) {
 	o.Database = s.databaseURL
 	h, err := s.startHelper(s.path("producers.log"), "produce")
 	if err != nil {
-		return nil, err
-	}
-	p := &production{h, s}
-	s.producer = h.process.Pid()
-	var ready string
-	err = json.NewEncoder(h.in).Encode(o)
-	if err == nil {
-		err = h.hear(ctx, &ready)
-	}
-	if err != nil {
-		return nil, errors.Join(err, p.close(ctx))
-	}
-	return p, nil
-}
-
-// work lets them begin, and returns when they are done.
-func (p *production) work(ctx context.Context) (done outcome, err error) {
-	if _, err := io.WriteString(p.in, "\"go\"\n"); err != nil {
-		return outcome{}, fmt.Errorf("the producers have ended: %w%s", err, tail(p.log.Name()))
-	}
-	return done, p.hear(ctx, &done)
-}
-
-func (p *production) close(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	p.stage.producer = 0
-	return p.stop(ctx)
-}
-
-// produce is all of that.
-func (s *stage) produce(ctx context.Context, o order) (done outcome, err error) {
-	p, err := s.producers(ctx, o)
-	if err != nil {
 		return done, err
 	}
-	defer func() { err = errors.Join(err, p.close(ctx)) }()
-	done, err = p.work(ctx)
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		err = errors.Join(err, h.stop(ctx))
+	}()
+	if err := json.NewEncoder(h.in).Encode(o); err != nil {
+		return done, fmt.Errorf("the producers have ended: %w%s", err, tail(h.log.Name()))
+	}
+	var ready string
+	if err := h.hear(ctx, &ready); err != nil {
+		return done, err
+	}
+	if _, err := io.WriteString(h.in, "\"go\"\n"); err != nil {
+		return done, fmt.Errorf("the producers have ended: %w%s", err, tail(h.log.Name()))
+	}
+	err = h.hear(ctx, &done)
 	s.written += done.Messages
 	return done, err
 }

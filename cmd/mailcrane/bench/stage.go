@@ -29,7 +29,6 @@ type stage struct {
 	sink        *relay
 	daemons     []*daemon
 	started     int // daemons so far
-	producer    int // process, while there is one
 	written     int // messages so far
 	asked       int // transactions of our own while something was measured
 }
@@ -144,7 +143,7 @@ func (s *stage) describe(ctx context.Context, report *Report) error {
 
 // pids are the processes to account for.
 func (s *stage) pids() pids {
-	p := pids{postgres: s.postgres, sink: s.sink.process.Pid(), producer: s.producer}
+	p := pids{postgres: s.postgres, sink: s.sink.process.Pid()}
 	for _, d := range s.daemons {
 		p.daemons = append(p.daemons, d.process.Pid())
 	}

@@ -24,9 +24,6 @@ func (s *stage) processors(run *Run, before, after sample, mails int) {
 	} else {
 		run.remark("processor time of PostgreSQL: not known, its process is not to be seen from here")
 	}
-	if s.producer != 0 {
-		one("producer", "the producers", used.producer)
-	}
 	one("sink", "the relay (not ours)", used.sink)
 	s.foreign(run, before, after)
 }

@@ -31,10 +31,14 @@ func (c Config) settings() map[string]any {
 		settings["messages"] = c.Messages
 	case Backlog:
 		settings["messages"], settings["waiting"], settings["finished"], settings["hold_snapshot"] = c.Messages, c.Waiting, c.Finished, c.Hold.String()
+	case Enqueue:
+		settings["duration"], settings["producers"] = c.Duration.String(), c.Writers
+	case Idle:
+		settings["duration"] = c.Duration.String()
+	case EndToEnd:
+		settings["duration"], settings["producers"] = c.Duration.String(), c.Producers
 	case Latency:
 		settings["rate"], settings["duration"], settings["producers"] = c.Rate, c.Duration.String(), c.Producers
-	default:
-		settings["duration"], settings["producers"] = c.Duration.String(), c.Producers
 	}
 	return settings
 }
