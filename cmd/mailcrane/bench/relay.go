@@ -71,7 +71,9 @@ func (h *helper) hear(ctx context.Context, into any) error {
 		return nil
 	case <-ctx.Done():
 		h.process.Kill() // and the reader ends
-		<-heard
+		if err := <-heard; err == nil {
+			return nil // it came all the same
+		}
 		return ctx.Err()
 	}
 }

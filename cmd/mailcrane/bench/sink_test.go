@@ -143,7 +143,7 @@ func TestSink_allocatesNothingForAMail(t *testing.T) {
 	allocated := testing.AllocsPerRun(1000, func() {
 		c.out = c.out[:0]
 		c.begin, c.end = 0, copy(c.buffer, mail)
-		for c.step() { //nolint:revive // all is done in the condition
+		for c.step() {
 		}
 	})
 	if allocated > 0 { // the list of arrivals grows now and then, which is less than one on average
