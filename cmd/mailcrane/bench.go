@@ -104,6 +104,7 @@ func (b *benchCmd) mode(mode bench.Mode, usual time.Duration, short string) *cob
 	cmd := &cobra.Command{
 		Use:   string(mode),
 		Short: short,
+		Long:  short + ".\n\n" + longer(mode),
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c := &b.config
@@ -115,6 +116,33 @@ func (b *benchCmd) mode(mode bench.Mode, usual time.Duration, short string) *cob
 		cmd.Flags().DurationVar(&duration, "duration", usual, "how long, each part")
 	}
 	return cmd
+}
+
+// longer is how it is measured, and what the words in the table mean.
+func longer(mode bench.Mode) string {
+	return map[bench.Mode]string{
+		bench.Drain: `The queue is filled by the thousand; then the database writes a checkpoint, and
+the daemons start. The rate is from the first mail at the relay to the last.
+Processor time and transactions are those from the start of the daemons until
+the database says that all is sent. Statistics of the tables are not taken by
+hand.`,
+		bench.Enqueue: `Each writer has a connection, and begins the next transaction when the last is
+committed. The bare rows are one row for the application and one for an outbox,
+in tables with nothing but a primary key, in one statement: what remains of an
+outbox if it checks and promises nothing.`,
+		bench.EndToEnd: `Each producer begins the next transaction when the last is committed.`,
+		bench.Latency: `A message is due at a fixed moment, whether those before are done or not. The
+commit is measured from that moment, delivery from the commit to the moment
+before the relay says 250, and both together. It is done three times: with
+daemons that listen, with daemons that poll, and with messages that come over
+HTTP. --poll-only leaves the first out. --reply-delay shows what a slow relay
+changes.`,
+		bench.Backlog: `First the plain drain, then one in another database, where messages wait and are
+finished by the million. Those are put there by SQL, and the daemons stop when
+--messages of those that wait are sent. --hold-snapshot keeps a transaction open
+meanwhile, as a long report does, so that nothing can be cleaned up.`,
+		bench.Idle: `The daemons get three seconds to come to rest, and are watched after that.`,
+	}[mode]
 }
 
 // errFailed makes the exit code 1, as any error does.

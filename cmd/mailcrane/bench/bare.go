@@ -13,6 +13,7 @@ import (
 
 func createBare(ctx context.Context, pool *pgxpool.Pool) error {
 	_, err := pool.Exec(ctx, `
+		DROP SCHEMA IF EXISTS mailcrane_bench CASCADE; -- of a run that was killed
 		CREATE SCHEMA mailcrane_bench;
 		CREATE TABLE mailcrane_bench.invitation (
 			id         uuid PRIMARY KEY DEFAULT gen_random_uuid(),

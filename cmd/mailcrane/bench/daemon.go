@@ -76,12 +76,15 @@ func (s *stage) startDaemon(logPath string, args []string) (*daemon, error) {
 
 // said waits until the daemon has logged a line with this message, and gives it.
 func (d *daemon) said(ctx context.Context, message string) (line map[string]any, err error) {
-	err = until(ctx, time.Minute, 5*time.Millisecond, "a daemon says: "+message+tail(d.log.Name()), func(context.Context) (bool, error) {
+	err = until(ctx, time.Minute, 5*time.Millisecond, "a daemon says: "+message, func(context.Context) (bool, error) {
 		if line, err = d.find(message); line != nil || err != nil {
 			return line != nil, err
 		}
 		return false, d.alive()
 	})
+	if err != nil && !d.mourned {
+		err = fmt.Errorf("%w%s", err, tail(d.log.Name()))
+	}
 	return line, err
 }
 

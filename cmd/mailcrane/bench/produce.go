@@ -223,7 +223,22 @@ func (o order) newWriter(ctx context.Context) (w writer, closeWriter func(), err
 		closeWriter()
 		return nil, nil, fmt.Errorf("there is no way %q to write", o.Kind)
 	}
+	if err := rehearse(ctx, conn, write); err != nil {
+		closeWriter()
+		return nil, nil, err
+	}
 	return write, closeWriter, nil
+}
+
+// rehearse writes something and takes it back: an application's connections have
+// long prepared what they use, and so have the database's processes behind them.
+func rehearse(ctx context.Context, conn *pgx.Conn, write writer) error {
+	if _, err := conn.Exec(ctx, `BEGIN`); err != nil {
+		return err
+	}
+	err := write(ctx, 0, 1)
+	_, rollbackErr := conn.Exec(ctx, `ROLLBACK`)
+	return errors.Join(err, rollbackErr)
 }
 
 // recipient is the address that the sink reads the number out of again.

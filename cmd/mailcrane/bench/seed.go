@@ -5,6 +5,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -113,12 +114,12 @@ func (s *stage) dropIndexes(ctx context.Context) (rebuild func(context.Context) 
 	}
 	return func(ctx context.Context) error {
 		s.say("building %d indexes", len(indexes))
+		statements := []string{`SET maintenance_work_mem = '256MB'`}
 		for _, i := range indexes {
-			if _, err := s.pool.Exec(ctx, i.Definition); err != nil {
-				return err
-			}
+			statements = append(statements, i.Definition)
 		}
-		return nil
+		_, err := s.pool.Exec(ctx, strings.Join(append(statements, `RESET maintenance_work_mem`), ";\n"))
+		return err
 	}, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -59,7 +60,11 @@ func open(ctx context.Context, config Config, report *Report) (_ *stage, err err
 }
 
 // tables are where something of ours may be.
-const tables = "mailcrane.message, mailcrane.invitation, mailcrane.attempt, mailcrane.river_job, mailcrane.instance, mailcrane.installation"
+func tables() []string {
+	return []string{
+		"mailcrane.message", "mailcrane.invitation", "mailcrane.attempt", "mailcrane.river_job", "mailcrane.instance", "mailcrane.installation",
+	}
+}
 
 func (s *stage) prepareDatabase(ctx context.Context, report *Report) error {
 	config, err := pgxpool.ParseConfig(s.databaseURL)
@@ -88,28 +93,22 @@ func (s *stage) prepareDatabase(ctx context.Context, report *Report) error {
 	return s.describe(ctx, report)
 }
 
-// checkEmpty refuses a database with anything of ours in it but the schema.
+// checkEmpty refuses a database with anything of ours in it but the schema, in
+// whatever version.
 func (s *stage) checkEmpty(ctx context.Context) error {
-	var exists, used bool
-	if err := s.pool.QueryRow(ctx, `SELECT to_regclass('mailcrane.installation') IS NOT NULL`).Scan(&exists); err != nil {
-		return fmt.Errorf("database: %w", err)
-	}
-	if !exists {
-		return nil
-	}
-	err := s.pool.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM mailcrane.message)
-		    OR EXISTS (SELECT FROM mailcrane.invitation)
-		    OR EXISTS (SELECT FROM mailcrane.attempt)
-		    OR EXISTS (SELECT FROM mailcrane.river_job)
-		    OR EXISTS (SELECT FROM mailcrane.instance)
-		    OR EXISTS (SELECT FROM mailcrane.installation)`).Scan(&used)
-	if err != nil {
-		return fmt.Errorf("database: %w", err)
-	}
-	if used {
-		return fmt.Errorf("database %s: it holds messages, or a daemon has run on it: bench wants a database that holds nothing, "+
-			"because it mails what it finds, and empties it at the end", s.database)
+	for _, table := range tables() {
+		var exists, used bool
+		err := s.pool.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, table).Scan(&exists)
+		if err == nil && exists {
+			err = s.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+table+`)`).Scan(&used)
+		}
+		if err != nil {
+			return fmt.Errorf("database: %w", err)
+		}
+		if used {
+			return fmt.Errorf("database %s: there is something in %s: bench wants a database that holds nothing but the schema, "+
+				"because it mails what it finds, and empties it at the end", s.database, table)
+		}
 	}
 	return nil
 }
@@ -170,7 +169,7 @@ func (s *stage) close(ctx context.Context) error {
 	}
 	if s.pool != nil {
 		if s.clean && s.server == nil {
-			_, truncateErr := s.pool.Exec(ctx, `TRUNCATE `+tables)
+			_, truncateErr := s.pool.Exec(ctx, `TRUNCATE `+strings.Join(tables(), ", "))
 			err = errors.Join(err, truncateErr)
 		}
 		s.pool.Close()
