@@ -38,8 +38,8 @@ check: ## install what is missing, lint, and run every test with the race detect
 torture: build ## kill, cut and stop what can be, for about an hour, and count the mails (ARGS="--seed 7")
 	@exec bin/mailcrane torture --scale 1 --messages 20000 $(ARGS)
 
-bench: ## run the Go benchmarks (COUNT=10 for benchstat)
-	go test -run '^$$' -bench . -benchmem -count $(or $(COUNT),1) ./...
+bench: build ## measure end to end how fast this machine sends (ARGS="latency --runs 3"; default: drain)
+	@exec bin/mailcrane bench $(or $(ARGS),drain)
 
 clean: ## remove what was built
 	rm -rf bin
