@@ -33,7 +33,7 @@ audit finds something, has failed: the exit code is 1.
 
 Everything shares the processors of this machine, the relay too. The share that
 other programs took of them is measured and printed: above 10 % of it, the figures
-say little.`,
+say little. TMPDIR says on which disk the database is.`,
 	}
 	b.common(cmd.PersistentFlags())
 	cmd.AddCommand(b.modes()...)
@@ -173,7 +173,7 @@ func (b *benchCmd) run(ctx context.Context) (err error) {
 	}
 	report, err := bench.Bench(ctx, *c)
 	if ctx.Err() != nil {
-		return errors.New("stopped, and everything taken down")
+		return errors.New("stopped")
 	}
 	report.Version = programVersion()
 	if len(report.Runs) > 0 {

@@ -199,7 +199,7 @@ func TestBench_cleansUpWhenItIsStopped(t *testing.T) {
 	}
 	select {
 	case err := <-ended:
-		if err == nil || !strings.Contains(log.String(), "taken down") {
+		if err == nil || !strings.Contains(log.String(), "mailcrane: stopped") {
 			t.Errorf("%v: %s", err, log.tail())
 		}
 	case <-time.After(time.Minute):

@@ -96,15 +96,16 @@ func (c Config) check() error {
 
 // Bench measures. What went wrong with the messages is in the report; the error
 // is for what kept it from being made.
-func Bench(ctx context.Context, config Config) (Report, error) {
+func Bench(ctx context.Context, config Config) (report Report, err error) {
 	if err := config.check(); err != nil {
 		return Report{}, err
 	}
 	config = config.withDefaults()
-	report := Report{
+	report = Report{
 		Mode: config.Mode, Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU(),
 		Settings: config.settings(),
 	}
+	defer func() { report.Summary = summarize(report.Runs) }() // of as many as there are
 	for n := range config.Runs {
 		if config.Runs > 1 {
 			config.say("run %d of %d", n+1, config.Runs)
@@ -116,6 +117,5 @@ func Bench(ctx context.Context, config Config) (Report, error) {
 		run.Failures, run.Remarks = append([]string{}, run.Failures...), append([]string{}, run.Remarks...) // no null for programs
 		report.Runs = append(report.Runs, run)
 	}
-	report.Summary = summarize(report.Runs)
 	return report, nil
 }

@@ -75,6 +75,9 @@ func (r Report) notes() string {
 		fmt.Fprintf(&b, " %s=%v", name, r.Settings[name])
 	}
 	fmt.Fprintln(&b)
+	if r.InMemory {
+		fmt.Fprintln(&b, "WARNING: the database was in memory, where flushing costs nothing: set TMPDIR to a folder on a disk")
+	}
 	for n, run := range r.Runs {
 		run.notes(&b, n+1)
 	}

@@ -23,8 +23,9 @@ type Report struct {
 	Go         string         `json:"go"`
 	System     string         `json:"system"`
 	Cores      int            `json:"cores"`
-	Settings   map[string]any `json:"settings"` // of this call
-	Server     []Setting      `json:"server"`   // what matters of PostgreSQL's settings
+	Settings   map[string]any `json:"settings"`  // of this call
+	Server     []Setting      `json:"server"`    // what matters of PostgreSQL's settings
+	InMemory   bool           `json:"in_memory"` // our own server has no disk under it
 	Runs       []Run          `json:"runs"`
 	Summary    Summary        `json:"summary"`
 }

@@ -51,6 +51,7 @@ func open(ctx context.Context, config Config, report *Report) (_ *stage, err err
 			return nil, err
 		}
 		s.databaseURL = s.server.URL()
+		report.InMemory = inMemory(s.server.Dir())
 	}
 	if err := s.prepareDatabase(ctx, report); err != nil {
 		return nil, err
