@@ -46,7 +46,11 @@ func backlog(ctx context.Context, c Config, report *Report) (run Run, err error)
 	}
 	run.Failures = append(plain.Failures, run.Failures...)
 	run.Remarks = append(plain.Remarks, run.Remarks...)
-	if plain.Foreign != nil && run.Foreign != nil {
+	if plain.Foreign != nil && run.Foreign != nil { // a ratio says nothing if these differ
+		run.add(
+			Figure{"foreign_cpu_percent", "other programs' share of the processors", "%", *run.Foreign},
+			Figure{"plain_foreign_cpu_percent", "plain drain: other programs' share of the processors", "%", *plain.Foreign},
+		)
 		*run.Foreign = max(*run.Foreign, *plain.Foreign)
 	}
 	return run, nil
