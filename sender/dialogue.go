@@ -158,7 +158,7 @@ func (c *conn) offer(e envelope) *failure {
 		}
 	}
 	c.reset = false
-	if err := c.writeBody(e.data); err != nil {
+	if err := c.writeBody(e); err != nil {
 		return &failure{phase: phaseData, err: err}
 	}
 	return c.listen(phaseData, e)
@@ -186,11 +186,11 @@ func (c *conn) settle(refusal outbox.Reply, rest []step) {
 
 // writeBody sends the message, dot-stuffed (RFC 5321 section 4.5.2), to the last
 // byte before the dot. Its first line is a header field and begins with no dot.
-func (c *conn) writeBody(data []byte) error {
+func (c *conn) writeBody(e envelope) error {
 	const block = 64 << 10
-	stuffed := data
-	if dot := []byte("\r\n."); bytes.Contains(data, dot) {
-		stuffed = bytes.ReplaceAll(data, dot, []byte("\r\n.."))
+	stuffed := e.data
+	if !e.dotless {
+		stuffed = bytes.ReplaceAll(e.data, []byte("\r\n."), []byte("\r\n.."))
 	}
 	for len(stuffed) > 0 {
 		n := min(block, len(stuffed))

@@ -24,7 +24,7 @@ type EmailConfig struct {
 	SubjectPrefix string     // stands before every subject, such as "[Club]"; default none
 	Templates     *Templates // default: the embedded ones
 
-	Connections      int           // open to each relay at the same time, unless its URL says so, beginning with 4; default 32
+	Connections      int           // open to each relay at the same time, unless its URL says so, beginning with 4; default 48
 	MaxPerConnection int           // messages; default 100
 	MaxConnectionAge time.Duration // default 300 s
 	IdleTimeout      time.Duration // an unused connection is closed after this; default 5 s
@@ -104,7 +104,7 @@ func (cfg EmailConfig) routes(localName string) []*route {
 	var routes []*route
 	shortest := defaultTo(cfg.BreakerMin, 5*time.Second)
 	for i, relay := range cfg.Relays {
-		connections := cmp.Or(relay.connections, defaultTo(cfg.Connections, 32))
+		connections := cmp.Or(relay.connections, defaultTo(cfg.Connections, 48))
 		routes = append(routes, &route{
 			priority: cmp.Or(relay.priority, i+1),
 			dialer: dialer{

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/mail"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -75,6 +76,7 @@ type daemon struct {
 // serve builds the parts in the order in which they need each other, runs them
 // until ctx ends or one fails, and takes them down in reverse.
 func (d daemon) serve(ctx context.Context) (err error) {
+	collectLess()
 	pool, err := d.connect(ctx)
 	if err != nil {
 		return err
@@ -112,6 +114,20 @@ func (d daemon) serve(ctx context.Context) (err error) {
 	}
 }
 
+// connections to the database suffice for any number of workers, as they share
+// transactions: four for these, four for what has to be written alone, four for
+// the queue, of which one listens, two for heartbeat and upkeep, and the rest for
+// the HTTP API.
+const connections = 20
+
+// collectLess lets the heap grow threefold before it is collected. Little of it is
+// in use at any time, so that costs a few megabytes.
+func collectLess() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(200)
+	}
+}
+
 // connect opens the database and refuses one with another schema than ours.
 func (d daemon) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(d.DatabaseURL)
@@ -119,9 +135,7 @@ func (d daemon) connect(ctx context.Context) (*pgxpool.Pool, error) {
 		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL")
 	}
 	if !strings.Contains(d.DatabaseURL, "pool_max_conns") {
-		// Three statements a message, each short: a few connections serve many
-		// workers. One listens, the queue's own upkeep needs two or three.
-		config.MaxConns = int32(8 + d.Workers/10) //nolint:gosec // workers are bounded
+		config.MaxConns = connections
 	}
 	config.ConnConfig.RuntimeParams["application_name"] = cmp.Or(config.ConnConfig.RuntimeParams["application_name"], "mailcrane")
 	if d.PollOnly && !strings.Contains(d.DatabaseURL, "default_query_exec_mode") {
