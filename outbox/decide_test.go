@@ -36,7 +36,8 @@ func TestDecide_appliesTheRulesInOrder(t *testing.T) {
 	} {
 		l := all
 		c.change(&l)
-		got := l.decide(c.invitation, 0)
+		l.InvitationStatus = c.invitation
+		got := l.decide(0)
 		if (got.reason != "") != (c.want.status != "") {
 			t.Errorf("%s: reason %q with status %q", c.name, got.reason, got.status)
 		}
@@ -50,10 +51,10 @@ func TestDecide_appliesTheRulesInOrder(t *testing.T) {
 func TestDecide_holdsWhatDaemonsDieOf(t *testing.T) {
 	t.Parallel()
 	l := loaded{Status: StatusQueued}
-	if got := l.decide("", maxRescues-1); !got.goesOn() {
+	if got := l.decide(maxRescues - 1); !got.goesOn() {
 		t.Errorf("too early: %+v", got)
 	}
-	if got := l.decide("", maxRescues); got.status != StatusHeld || got.heldBy != "poison" {
+	if got := l.decide(maxRescues); got.status != StatusHeld || got.heldBy != "poison" {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -26,7 +26,7 @@ type deliverWorker struct {
 // Work implements river.Worker.
 func (w *deliverWorker) Work(ctx context.Context, job *river.Job[deliverArgs]) error {
 	r := w.relay
-	t := &try{relay: r, job: job.ID, jobAttempt: job.Attempt, messageID: job.Args.MessageID, rescues: rescuesIn(job.Metadata)}
+	t := &try{relay: r, claim: claim{job.ID, job.Attempt}, messageID: job.Args.MessageID, rescues: rescuesIn(job.Metadata)}
 	if !r.inHand.take(job.ID) {
 		// It was reaped while our lease was over, and fetched again. Both tries would
 		// have the same number, and one could close the attempt of the other.
@@ -63,17 +63,16 @@ func rescuesIn(metadata []byte) int {
 // try is one attempt on one message: what the job brought, what open loaded and
 // how far it went.
 type try struct {
-	relay      *Relay
-	job        int64 // id of the River job that brought it
-	jobAttempt int   // that job's own count, which River may give back
-	messageID  string
-	message    *Message
-	rescues    int    // how often a daemon died with it in hand
-	unknown    int    // outcomes behind it that are unknown
-	allowed    int    // and how many of them there may be
-	noLink     bool   // an invitation that nobody can accept
-	tokenHash  []byte // of the token in the link, if we made one
-	began      time.Time
+	relay     *Relay
+	claim     // on the job that brought it
+	messageID string
+	message   *Message
+	rescues   int    // how often a daemon died with it in hand
+	unknown   int    // outcomes behind it that are unknown
+	allowed   int    // and how many of them there may be
+	noLink    bool   // an invitation that nobody can accept
+	tokenHash []byte // of the token in the link, if we made one
+	began     time.Time
 
 	handoverBegun bool // the open attempt may be in the database
 	panicked      bool // before that, the sender did
@@ -120,23 +119,11 @@ func (t *try) untried(sendErr error) (wait time.Duration, ok bool) {
 	return 0, false
 }
 
-// giveBack puts the job back into the queue, if it is still the one in hand. It
-// does not leave that to River, which gives up when the database is away for long.
-func (t *try) giveBack(wait time.Duration) error {
-	err := t.insist(t.relay.stopping, "job not given back", func(ctx context.Context) error {
-		_, err := t.relay.Pool.Exec(ctx, giveBackJob, t.job, t.jobAttempt, t.relay.instance.id, wait)
-		return err
-	})
-	return errors.Join(err, river.JobSnooze(wait))
-}
-
 // insist repeats what has to be written until the database takes it, or until
 // nobody can wait any longer; once in any case.
-func (t *try) insist(until context.Context, complaint string, write func(context.Context) error) error {
+func (t *try) insist(until context.Context, complaint string, write func() error) error {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		ctx, cancel := context.WithTimeout(t.relay.abandoned, 30*time.Second)
-		err := write(ctx)
-		cancel()
+		err := write()
 		if err == nil {
 			return nil
 		}
@@ -162,7 +149,7 @@ func (t *try) log(outcome Outcome, reply Reply, err error) {
 		slog.String("outcome", string(outcome)),
 		slog.String("relay", reply.Relay),
 		slog.Int("code", reply.Code),
-		slog.Float64("took_ms", float64(time.Since(t.began).Microseconds())/1000),
+		slog.Int64("took_ms", time.Since(t.began).Milliseconds()),
 	}
 	if err != nil {
 		attributes = append(attributes, slog.String("error", err.Error()))

@@ -2,50 +2,37 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// durable makes the commit of the transaction it is part of wait for the disk,
-// and for a synchronous standby, whatever the session's default is. A row that
-// a crash could take back must not be what a mail relies on.
-const durable = `SELECT set_config('synchronous_commit', 'on', true)`
+// handing is what the handover of one message writes.
+type handing struct {
+	claim
+	messageID string
+	attempt   int
+	relay     string
+	allowed   int    // unknown outcomes behind it
+	header    string // Message-ID
+	tokenHash []byte
+}
 
-// completeJob ends the job of a message that is no longer queued, if it still is
-// the one in hand: running, in this attempt, by this daemon.
-const completeJob = `
-	UPDATE mailcrane.river_job
-	SET state = 'completed', finalized_at = clock_timestamp()
-	WHERE id = $1
-	  AND state = 'running'
-	  AND attempt = $2
-	  AND attempted_by[array_upper(attempted_by, 1)] = $3
-	  AND NOT EXISTS (SELECT FROM mailcrane.message AS m WHERE m.id = $4 AND m.status = 'queued')`
-
-// giveBackJob puts the job back into the queue for later, if it still is the one
-// in hand. The attempt is given back too, as River does: its numbers are finite.
-const giveBackJob = `
-	UPDATE mailcrane.river_job
-	SET state = CASE WHEN $4::interval > interval '0' THEN 'scheduled' ELSE 'available' END::mailcrane.river_job_state,
-	    scheduled_at = clock_timestamp() + $4::interval,
-	    attempt = greatest(attempt - 1, 0),
-	    metadata = jsonb_set(metadata, '{snoozes}', to_jsonb(coalesce((metadata ->> 'snoozes')::integer, 0) + 1))
-	WHERE id = $1
-	  AND state = 'running'
-	  AND attempt = $2
-	  AND attempted_by[array_upper(attempted_by, 1)] = $3`
-
-// openAttempt writes the open attempt, if nothing has changed since open.
-const openAttempt = `
-		INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, relay, allowed_unknown)
-		SELECT m.id, $2::integer, $3::bigint, $4::uuid, $5::text, $7::integer
-		FROM mailcrane.message AS m
-		WHERE m.id = $1
+// openAttempts writes the open attempts of those messages that are locked, and
+// about which nothing has changed since open.
+const openAttempts = `
+		INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, relay, allowed_unknown, header_message_id, token_hash)
+		SELECT m.id, x.number, x.job_id, $9::uuid, x.relay, x.allowed, x.header_message_id, x.token_hash
+		FROM unnest($1::uuid[], $2::integer[], $3::bigint[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::bytea[])
+			AS x (id, number, job_id, job_attempt, relay, allowed, header_message_id, token_hash)
+		JOIN mailcrane.message AS m ON m.id = x.id
+		WHERE m.id = ANY (` + lockedMessages + `)
 		  AND m.status = 'queued'
 		  AND coalesce(m.expires_at > clock_timestamp(), true)
-		  AND mailcrane.held_because(m.tenant, m.template) IS NULL
+		  AND NOT EXISTS (
+			SELECT FROM mailcrane.hold AS h WHERE h.tenant IN (m.tenant, '*') AND h.template IN (m.template, '*'))
 		  AND NOT EXISTS (
 			SELECT FROM mailcrane.suppression AS s WHERE s.tenant = m.tenant AND s.address = lower(m.recipient))
 		  AND NOT EXISTS (
@@ -53,15 +40,17 @@ const openAttempt = `
 		  AND NOT EXISTS (
 			SELECT FROM mailcrane.attempt AS a
 			WHERE a.message_id = m.id AND (a.outcome = 'accepted' OR a.outcome IS NULL))
-		  AND (SELECT count(*) FROM mailcrane.attempt AS a WHERE a.message_id = m.id AND a.was_unknown) <= $7
+		  AND (SELECT count(*) FROM mailcrane.attempt AS a WHERE a.message_id = m.id AND a.was_unknown) <= x.allowed
 		  AND EXISTS (
-			SELECT FROM mailcrane.instance AS n WHERE n.id = $4::uuid AND mailcrane.instance_is_live(n))
+			SELECT FROM mailcrane.instance AS n
+			WHERE n.id = $9::uuid AND n.stopped_at IS NULL AND n.heartbeat_at > clock_timestamp() - n.lease)
 		  AND EXISTS (
 			SELECT FROM mailcrane.river_job AS j
-			WHERE j.id = $3
-			  AND j.state = 'running'
-			  AND j.attempt = $6
-			  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $4::uuid::text)`
+			WHERE j.id = x.job_id
+			  AND (j.state = 'running') IS TRUE
+			  AND j.attempt = x.job_attempt
+			  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $9::uuid::text)
+		RETURNING message_id::text`
 
 // handover is the point of no return (R3): one transaction, which the caller's
 // context cannot cancel, that checks the right to send once more and writes the
@@ -69,45 +58,65 @@ const openAttempt = `
 // be sent. It also fails when the answer to the commit is lost; then the row may
 // be there, and close will close it.
 //
-// The lock on the message orders it against closers, and each statement sees
-// what was committed before it: an attempt accepted meanwhile has set the status.
+// Handovers of the same moment share a transaction. A message that somebody else
+// has locked is left out, and comes back later.
 func (t *try) handover(ctx context.Context, relay string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("handover: %w", err)
 	}
 	t.handoverBegun = true
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.relay.Lease)
-	defer cancel()
-	i := t.relay.instance
-
-	batch := &pgx.Batch{}
-	batch.Queue(durable)
-	batch.Queue(`SELECT FROM mailcrane.message WHERE id = $1 FOR NO KEY UPDATE`, t.messageID)
-	inserted := int64(0)
-	batch.Queue(openAttempt,
-		t.messageID, t.message.Attempt, t.job, i.id, relay, t.jobAttempt, t.allowed).
-		Exec(func(tag pgconn.CommandTag) error {
-			inserted = tag.RowsAffected()
-			return nil
-		})
-	batch.Queue(`
-		UPDATE mailcrane.message AS m
-		SET header_message_id = $2, token_hash = coalesce($3::bytea, m.token_hash)
-		WHERE m.id = $1
-		  AND m.header_message_id IS NULL
-		  AND EXISTS (
-			SELECT FROM mailcrane.attempt AS a
-			WHERE a.message_id = m.id AND a.number = $4 AND a.instance_id = $5 AND a.outcome IS NULL)`,
-		t.messageID, t.message.HeaderMessageID, t.tokenHash, t.message.Attempt, i.id)
-	if err := t.relay.Pool.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("handover of message %s: %w", t.messageID, err)
+	h := handing{
+		claim: t.claim, messageID: t.messageID, attempt: t.message.Attempt, relay: relay,
+		allowed: t.allowed, header: t.message.HeaderMessageID, tokenHash: t.tokenHash,
 	}
-	if inserted == 0 {
+	r := t.relay
+	entitled, err := r.groups.handover.do(context.Background(), h)
+	if errors.Is(err, errAlone) {
+		entitled, err = byItself(r, h, r.handOver)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("handover of message %s: %w", t.messageID, err)
+	case !entitled:
 		return fmt.Errorf("handover of message %s: %w", t.messageID, errLostRight)
 	}
-	if err := i.trusted(); err != nil { // R4
+	if err := r.instance.trusted(); err != nil { // R4
 		return fmt.Errorf("handover of message %s: %w", t.messageID, err)
 	}
 	t.handedOver = true
 	return nil
+}
+
+// handOver answers for each message whether it may be sent, which is on disk
+// then.
+//
+// The lock on a message orders it against closers, and each statement sees what
+// was committed before it: an attempt accepted meanwhile has set the status.
+func (r *Relay) handOver(hs []handing, alone bool) []answer[bool] {
+	ctx, cancel := context.WithTimeout(context.Background(), r.Lease)
+	defer cancel()
+	ids := uuids(hs, func(h handing) string { return h.messageID })
+	batch := newTransaction(alone)
+	batch.Queue(lockMessages, ids)
+	var opened []string
+	batch.Queue(openAttempts, ids,
+		column(hs, func(h handing) int { return h.attempt }),
+		column(hs, func(h handing) int64 { return h.job }),
+		column(hs, func(h handing) int { return h.jobAttempt }),
+		column(hs, func(h handing) string { return h.relay }),
+		column(hs, func(h handing) int { return h.allowed }),
+		column(hs, func(h handing) string { return h.header }),
+		column(hs, func(h handing) []byte { return h.tokenHash }),
+		r.instance.id).Query(func(rows pgx.Rows) (err error) {
+		opened, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	if err := r.Pool.SendBatch(ctx, batch).Close(); err != nil {
+		return everyone[bool](len(hs), alonePossible(err, len(hs)))
+	}
+	answers := make([]answer[bool], len(hs))
+	for i, h := range hs {
+		answers[i].out = slices.Contains(opened, h.messageID)
+	}
+	return answers
 }

@@ -89,7 +89,7 @@ func (i *instance) beat(ctx context.Context) error {
 	var now time.Time
 	const continued = `EXISTS (SELECT FROM mailcrane.instance AS n WHERE n.id = $1 AND n.beats > $2)`
 	batch := &pgx.Batch{}
-	batch.Queue(durable)
+	batch.Queue(`SELECT set_config('synchronous_commit', 'on', true)`)
 	batch.Queue(`
 		INSERT INTO mailcrane.instance AS n (id, name, version, lease)
 		VALUES ($1, $2, $3, $4)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // step is what open decides to do next with a message.
@@ -26,14 +27,13 @@ func (s step) goesOn() bool { return s == step{} }
 
 // loaded is a message with all that decides whether it may be sent.
 type loaded struct {
+	ID                                           string
 	Tenant, Channel, Recipient, Template, Locale string
 	Status                                       Status
 	HeaderMessageID                              string
 	Due                                          time.Time
 	Expired, TooOld                              bool
 	GiveUpAfter                                  string // as PostgreSQL writes it
-	Data                                         []byte // of the message
-	Invitation                                   []byte // the invitation as a JSON object, null without one
 	SuppressedFor                                string // reason
 	HoldReason                                   string // why nothing is sent for its tenant or template
 	AllowedUnknown                               int    // attempts that may be unknown before it is held
@@ -42,6 +42,15 @@ type loaded struct {
 	LastReply                                    string
 	OpenAttempt                                  int  // number of the open attempt, 0 for none
 	OpenIsLive                                   bool // and whether its daemon is alive
+
+	Data []byte // of the application, as JSON
+
+	// The invitation, if the message is about one.
+	InvitationID, InvitationStatus string
+	GroupID, GroupName, Email      string
+	InviterID, InviterName, Link   string
+	Generation                     int
+	ExpiresAt                      *time.Time
 }
 
 // open is the first of the three short transactions of a delivery: it loads the
@@ -64,24 +73,20 @@ func (t *try) open(ctx context.Context) (step, error) {
 			l.Unknown++
 		}
 	}
-	invitation := invitationFields{}
-	if err := json.Unmarshal(l.Invitation, &invitation); err != nil {
-		return step{}, fmt.Errorf("read invitation: %w", err)
-	}
-	next := l.decide(invitation.Status, t.rescues)
+	next := l.decide(t.rescues)
 	if next.status != "" {
 		return t.finish(ctx, next)
 	}
 	if next.goesOn() {
 		t.unknown, t.allowed = l.Unknown, l.AllowedUnknown
-		err = t.prepare(l, invitation)
+		err = t.prepare(l)
 	}
 	return next, err
 }
 
 // decide applies the rules, in this order, to a message whose dead attempts are
 // closed.
-func (l loaded) decide(invitationStatus string, rescues int) step {
+func (l loaded) decide(rescues int) step {
 	switch {
 	case l.Status != StatusQueued: // R1: finished, or in a human's hands
 		return step{drop: true}
@@ -89,9 +94,9 @@ func (l loaded) decide(invitationStatus string, rescues int) step {
 		return step{wait: time.Second}
 	case l.SuppressedFor != "":
 		return step{status: StatusSuppressed, reason: l.SuppressedFor}
-	case invitationStatus != "" && invitationStatus != "pending" && invitationStatus != "expired":
-		return step{status: StatusCancelled, reason: "the invitation was " + invitationStatus + " before the message was sent"}
-	case l.Expired || invitationStatus == "expired":
+	case l.InvitationStatus != "" && l.InvitationStatus != "pending" && l.InvitationStatus != "expired":
+		return step{status: StatusCancelled, reason: "the invitation was " + l.InvitationStatus + " before the message was sent"}
+	case l.Expired || l.InvitationStatus == "expired":
 		return step{status: StatusFailed, reason: withLastReply("expired before it could be sent", l.LastReply)}
 	case l.TooOld && l.Attempts == 0: // which says nothing about the message
 		return step{status: StatusHeld, heldBy: "relay", reason: "no relay was there for it within " + l.GiveUpAfter}
@@ -115,44 +120,95 @@ func withLastReply(reason, reply string) string {
 	return reason + "; last reply: " + reply
 }
 
+// load reads the message, together with those of the same moment.
 func (t *try) load(ctx context.Context) (loaded, error) {
-	rows, err := t.relay.Pool.Query(ctx, `
-		SELECT m.tenant, m.channel, m.recipient, m.template, m.locale,
-		       m.status,
-		       coalesce(m.header_message_id, '') AS header_message_id,
-		       greatest(m.created_at, m.send_after) AS due,
-		       coalesce(m.expires_at <= clock_timestamp(), false) AS expired,
-		       greatest(m.created_at, m.send_after) < clock_timestamp() - p.give_up_after AS too_old,
-		       p.give_up_after::text AS give_up_after,
-		       coalesce(mailcrane.held_because(m.tenant, m.template), '') AS hold_reason,
-		       m.forgiven + CASE p.on_unknown WHEN 'hold' THEN 0 ELSE p.max_unknown END AS allowed_unknown,
-		       m.data,
-		       coalesce(to_jsonb(i), 'null') AS invitation,
-		       coalesce(s.reason, '') AS suppressed_for,
-		       coalesce(past.attempts, 0) AS attempts,
-		       past.unknown,
-		       coalesce(past.last_reply, '') AS last_reply,
-		       coalesce(o.number, 0) AS open_attempt,
-		       coalesce(mailcrane.instance_is_live(n), false) AS open_is_live
-		FROM mailcrane.message AS m
-		CROSS JOIN LATERAL mailcrane.policy_for(m.tenant, m.template) AS p
-		LEFT JOIN mailcrane.invitation AS i ON i.id = m.invitation_id
-		LEFT JOIN mailcrane.suppression AS s ON s.tenant = m.tenant AND s.address = lower(m.recipient)
-		LEFT JOIN mailcrane.attempt AS o ON o.message_id = m.id AND o.outcome IS NULL
-		LEFT JOIN mailcrane.instance AS n ON n.id = o.instance_id
-		CROSS JOIN LATERAL (
-			SELECT max(a.number) AS attempts,
-			       count(*) FILTER (WHERE a.was_unknown) AS unknown,
-			       (array_agg(a.reply ORDER BY a.number DESC))[1] AS last_reply
-			FROM mailcrane.attempt AS a
-			WHERE a.message_id = m.id
-		) AS past
-		WHERE m.id = $1`,
-		t.messageID)
-	if err != nil {
-		return loaded{}, err
+	var id pgtype.UUID
+	if err := id.Scan(t.messageID); err != nil {
+		return loaded{}, fmt.Errorf("the job names no message: %w", err)
 	}
-	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[loaded])
+	t.messageID = id.String() // as the database writes it
+	l, err := t.relay.groups.open.do(ctx, t.messageID)
+	if errors.Is(err, errAlone) {
+		l, err = byItself(t.relay, t.messageID, t.relay.loadAll)
+	}
+	return l, err
+}
+
+const loadMessages = `
+	WITH m AS MATERIALIZED (
+		SELECT * FROM mailcrane.message WHERE id = ANY ($1::uuid[])
+	), rules AS MATERIALIZED ( -- once for all messages of a kind
+		SELECT k.tenant, k.template, p.on_unknown, p.max_unknown, p.give_up_after, h.reason AS hold_reason
+		FROM (SELECT DISTINCT m.tenant, m.template FROM m) AS k
+		CROSS JOIN LATERAL mailcrane.policy_for(k.tenant, k.template) AS p
+		LEFT JOIN LATERAL mailcrane.hold_for(k.tenant, k.template) AS h ON true
+	), past AS MATERIALIZED (
+		SELECT a.message_id,
+		       max(a.number) AS attempts,
+		       count(*) FILTER (WHERE a.was_unknown) AS unknown,
+		       min(a.header_message_id) AS header_message_id,
+		       max(a.number) FILTER (WHERE a.outcome IS NULL) AS open_attempt,
+		       bool_or(a.outcome IS NULL AND mailcrane.instance_is_live(n)) AS open_is_live,
+		       (array_agg(a.reply ORDER BY a.number DESC))[1] AS last_reply
+		FROM mailcrane.attempt AS a
+		LEFT JOIN mailcrane.instance AS n ON n.id = a.instance_id AND a.outcome IS NULL
+		WHERE a.message_id = ANY ($1::uuid[])
+		GROUP BY a.message_id
+	)
+	SELECT m.id::text AS id, m.tenant, m.channel, m.recipient, m.template, m.locale,
+	       m.status,
+	       coalesce(past.header_message_id, '') AS header_message_id,
+	       greatest(m.created_at, m.send_after) AS due,
+	       coalesce(m.expires_at <= clock_timestamp(), false) AS expired,
+	       greatest(m.created_at, m.send_after) < clock_timestamp() - r.give_up_after AS too_old,
+	       r.give_up_after::text AS give_up_after,
+	       coalesce(r.hold_reason, '') AS hold_reason,
+	       m.forgiven + CASE r.on_unknown WHEN 'hold' THEN 0 ELSE r.max_unknown END AS allowed_unknown,
+	       coalesce(s.reason, '') AS suppressed_for,
+	       coalesce(past.attempts, 0) AS attempts,
+	       coalesce(past.unknown, 0) AS unknown,
+	       coalesce(past.last_reply, '') AS last_reply,
+	       coalesce(past.open_attempt, 0) AS open_attempt,
+	       coalesce(past.open_is_live, false) AS open_is_live,
+	       coalesce(i.data, m.data) AS data,
+	       coalesce(i.id::text, '') AS invitation_id,
+	       coalesce(i.status, '') AS invitation_status,
+	       coalesce(i.group_id, '') AS group_id,
+	       coalesce(i.group_name, '') AS group_name,
+	       coalesce(i.email, '') AS email,
+	       coalesce(i.inviter_id, '') AS inviter_id,
+	       coalesce(i.inviter_name, '') AS inviter_name,
+	       coalesce(i.link, '') AS link,
+	       coalesce(i.generation, 0) AS generation,
+	       i.expires_at
+	FROM m
+	JOIN rules AS r ON r.tenant = m.tenant AND r.template = m.template
+	LEFT JOIN mailcrane.invitation AS i ON i.id = m.invitation_id
+	LEFT JOIN mailcrane.suppression AS s ON s.tenant = m.tenant AND s.address = lower(m.recipient)
+	LEFT JOIN past ON past.message_id = m.id`
+
+// loadAll answers with the messages, or [pgx.ErrNoRows] for one that is no more.
+func (r *Relay) loadAll(ids []string, alone bool) []answer[loaded] {
+	ctx, cancel := context.WithTimeout(r.abandoned, longest)
+	defer cancel()
+	batch := newTransaction(alone)
+	var list []loaded
+	batch.Queue(loadMessages, uuids(ids, func(id string) string { return id })).Query(func(rows pgx.Rows) (err error) {
+		list, err = pgx.CollectRows(rows, pgx.RowToStructByName[loaded])
+		return err
+	})
+	if err := r.Pool.SendBatch(ctx, batch).Close(); err != nil {
+		return everyone[loaded](len(ids), alonePossible(err, len(ids)))
+	}
+	answers := everyone[loaded](len(ids), pgx.ErrNoRows)
+	for _, l := range list {
+		for i, id := range ids {
+			if id == l.ID { // or twice, if two jobs bring it
+				answers[i] = answer[loaded]{out: l}
+			}
+		}
+	}
+	return answers
 }
 
 // closeDead records that nobody knows what became of the open attempt of a
@@ -179,8 +235,7 @@ func (t *try) closeDead(ctx context.Context, number int) (closed bool, err error
 // may be released at the same moment: its lock makes the release wait, and find
 // the message held. If the release was first, the message starts over.
 func (t *try) finish(ctx context.Context, s step) (step, error) {
-	batch := &pgx.Batch{}
-	batch.Queue(durable)
+	batch := newTransaction(true)
 	batch.Queue(`
 		SELECT
 		FROM mailcrane.hold AS h
@@ -200,7 +255,7 @@ func (t *try) finish(ctx context.Context, s step) (step, error) {
 			finished = tag.RowsAffected() == 1
 			return nil
 		})
-	batch.Queue(completeJob, t.job, t.jobAttempt, t.relay.instance.id, t.messageID)
+	batch.Queue(completeJobs, []int64{t.job}, []int{t.jobAttempt}, t.relay.instance.id, []string{t.messageID}, []bool{false})
 	if err := t.relay.Pool.SendBatch(ctx, batch).Close(); err != nil {
 		return step{}, fmt.Errorf("finish as %s: %w", s.status, err)
 	}
@@ -212,40 +267,26 @@ func (t *try) finish(ctx context.Context, s step) (step, error) {
 	return s, nil
 }
 
-// invitationFields are the columns of an invitation that its template shows.
-type invitationFields struct {
-	ID          string          `json:"id"`
-	GroupID     string          `json:"group_id"`
-	GroupName   string          `json:"group_name"`
-	Email       string          `json:"email"`
-	InviterID   string          `json:"inviter_id"`
-	InviterName string          `json:"inviter_name"`
-	Link        string          `json:"link"`
-	Data        json.RawMessage `json:"data"`
-	Generation  int             `json:"generation"`
-	Status      string          `json:"status"`
-	ExpiresAt   time.Time       `json:"expires_at"`
-}
-
 // prepare makes the message that the sender gets.
-func (t *try) prepare(l loaded, i invitationFields) error {
-	own := l.Data
+func (t *try) prepare(l loaded) error {
 	fields := map[string]any{}
-	if i.ID != "" {
-		own = i.Data
-		if i.Link == "" {
-			i.Link, t.tokenHash = t.relay.acceptLink(i.ID, i.Generation)
-			t.noLink = i.Link == ""
+	if l.InvitationID != "" {
+		link := l.Link
+		if link == "" {
+			link, t.tokenHash = t.relay.acceptLink(l.InvitationID, l.Generation)
+			t.noLink = link == ""
 		}
 		fields = map[string]any{
-			"group_id": i.GroupID, "group_name": i.GroupName, "email": i.Email,
-			"inviter_id": i.InviterID, "inviter_name": i.InviterName,
-			"link": i.Link, "expires_at": i.ExpiresAt.UTC().Format(time.RFC3339),
+			"group_id": l.GroupID, "group_name": l.GroupName, "email": l.Email,
+			"inviter_id": l.InviterID, "inviter_name": l.InviterName,
+			"link": link, "expires_at": l.ExpiresAt.UTC().Format(time.RFC3339),
 		}
 	}
-	var data map[string]any
-	if err := json.Unmarshal(own, &data); err != nil {
-		return fmt.Errorf("read template data: %w", err)
+	data := map[string]any{}
+	if string(l.Data) != "{}" {
+		if err := json.Unmarshal(l.Data, &data); err != nil {
+			return fmt.Errorf("read template data: %w", err)
+		}
 	}
 	fields["data"] = data
 	t.message = &Message{

@@ -83,11 +83,14 @@ type Attempt struct {
 // names, so that a record and all that hangs on it is one row of one query.
 const (
 	messageDocument = `
-		to_jsonb(m) - 'token_hash' || jsonb_build_object('attempts', coalesce((
-			SELECT jsonb_agg(to_jsonb(a) || jsonb_build_object('instance', n.name) ORDER BY a.number)
+		to_jsonb(m) || coalesce((
+			SELECT jsonb_build_object(
+				'header_message_id', min(a.header_message_id),
+				'attempts', jsonb_agg(to_jsonb(a) - 'token_hash' || jsonb_build_object('instance', n.name) ORDER BY a.number))
 			FROM mailcrane.attempt AS a
 			LEFT JOIN mailcrane.instance AS n ON n.id = a.instance_id
-			WHERE a.message_id = m.id), '[]'))`
+			WHERE a.message_id = m.id
+			HAVING count(*) > 0), '{"attempts": []}')`
 
 	invitationDocument = `
 		to_jsonb(i) || jsonb_build_object('messages', coalesce((

@@ -26,7 +26,7 @@ type RelayConfig struct {
 	Name    string            // of this daemon, for people; default "relay"
 	Version string            // of this program, for people
 
-	Workers  int  // messages in hand at a time; default 50
+	Workers  int  // messages in hand at a time, most of which wait for a connection; default 300
 	PollOnly bool // do not LISTEN, as behind a pooler in transaction mode
 
 	RetryMin time.Duration // wait after the first deferred attempt; default 30 s
@@ -51,6 +51,11 @@ type RelayConfig struct {
 	// after a crash what was sent: for tests.
 	AllowUnsafe bool
 
+	// SnapshotAlarm is the age at which a transaction anywhere in the database is
+	// reported in the log: while it lasts PostgreSQL keeps every job that is done,
+	// and each fetch steps over them. Default 5 min.
+	SnapshotAlarm time.Duration
+
 	Heartbeat time.Duration // how often this daemon proves that it lives; default Lease / 5
 	Lease     time.Duration // how long each proof counts; default 10 s
 }
@@ -59,10 +64,11 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	c.Name = cmp.Or(c.Name, "relay")
 	c.Version = cmp.Or(c.Version, "unknown")
-	c.Workers = cmp.Or(c.Workers, 50)
+	c.Workers = cmp.Or(c.Workers, 300)
 	c.RetryMin = cmp.Or(c.RetryMin, 30*time.Second)
 	c.RetryMax = cmp.Or(c.RetryMax, 2*time.Hour)
 	c.MessageIDDomain = cmp.Or(c.MessageIDDomain, "localhost")
+	c.SnapshotAlarm = cmp.Or(c.SnapshotAlarm, 5*time.Minute)
 	c.Lease = cmp.Or(c.Lease, 10*time.Second)
 	c.Heartbeat = cmp.Or(c.Heartbeat, c.Lease/5)
 	return c
@@ -75,7 +81,9 @@ type Relay struct {
 	instance   *instance
 	claims     claims
 	inHand     inHand
-	unrecorded atomic.Int32 // outcomes that the database did not take yet
+	groups     groups
+	alone      chan struct{} // who writes alone puts one in, so that they do not take all connections
+	unrecorded atomic.Int32  // outcomes that the database did not take yet
 
 	// stopping ends when Stop begins: messages not yet handed over are put
 	// back. abandoned ends when Stop's patience does.
@@ -92,6 +100,8 @@ func NewRelay(config RelayConfig) (*Relay, error) {
 	r := &Relay{RelayConfig: config.withDefaults()}
 	r.stopping, r.stop = context.WithCancel(context.Background())
 	r.abandoned, r.abandon = context.WithCancel(context.Background())
+	r.groups = r.newGroups()
+	r.alone = make(chan struct{}, 4)
 	return r, nil
 }
 
@@ -110,9 +120,9 @@ func (r *Relay) newClient() (*river.Client[pgx.Tx], error) {
 	if err := river.AddWorkerSafely(workers, &deliverWorker{relay: r}); err != nil {
 		return nil, err
 	}
-	poll := 100 * time.Millisecond // between notifications, which not every commit sends
+	poll := 250 * time.Millisecond // between notifications, which not every commit sends
 	if r.PollOnly {
-		poll = 50 * time.Millisecond
+		poll = 40 * time.Millisecond
 	}
 	return river.NewClient(riverpgxv5.New(r.Pool), &river.Config{
 		ID:                   r.instance.id,
@@ -120,14 +130,19 @@ func (r *Relay) newClient() (*river.Client[pgx.Tx], error) {
 		Queues:               map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: r.Workers}},
 		Workers:              workers,
 		Logger:               slog.New(&quietHandler{r.Logger.Handler()}),
-		FetchCooldown:        2 * time.Millisecond,
+		FetchCooldown:        5 * time.Millisecond,
 		FetchPollInterval:    poll,
 		PollOnly:             r.PollOnly,
 		FetchOnlyKnownKinds:  true,           // a newer daemon's kinds wait for it
 		JobTimeout:           -1,             // every step has its own limit
 		RescueStuckJobsAfter: 24 * time.Hour, // a net below our own reaper
-		RetryPolicy:          retrySoon{},
-		ReindexerSchedule:    river.NeverSchedule(), // may leave invalid indexes behind
+
+		// A job that is done says nothing that its message does not.
+		CompletedJobRetentionPeriod: time.Hour,
+		CancelledJobRetentionPeriod: time.Hour,
+
+		RetryPolicy:       retrySoon{},
+		ReindexerSchedule: river.NeverSchedule(), // may leave invalid indexes behind
 	})
 }
 
@@ -160,6 +175,7 @@ func (r *Relay) Start(ctx context.Context) error {
 	life, end := context.WithCancel(context.Background())
 	r.background.Go(func() { i.keepAlive(life) })
 	r.background.Go(func() { r.upkeep(life) })
+	r.background.Go(func() { r.watchSnapshots(life) })
 	r.background.Go(func() { // life ends after the last worker
 		r.supervise()
 		end()
@@ -183,6 +199,7 @@ func (r *Relay) Stop(ctx context.Context) error {
 	}()
 	select {
 	case <-ended:
+		r.groups.log(r.Logger)
 		return r.instance.deregister(ctx)
 	case <-ctx.Done():
 		r.abandon()

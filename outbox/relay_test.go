@@ -357,7 +357,7 @@ func TestRelay_storesOnlyTheHashOfTheTokenItMails(t *testing.T) {
 	if !found || len(token) != 43 {
 		t.Fatalf("link %q", link)
 	}
-	if !value[bool](t, pool, `SELECT token_hash = sha256(convert_to($1, 'UTF8')) FROM mailcrane.message`, token) {
+	if !value[bool](t, pool, `SELECT token_hash = sha256(convert_to($1, 'UTF8')) FROM mailcrane.attempt`, token) {
 		t.Error("the stored hash is not that of the token")
 	}
 	for _, table := range []string{"message", "invitation", "attempt", "river_job"} {

@@ -47,15 +47,15 @@ const waitingSQL = rowsSQL + `, message AS (
 
 const finishedSQL = rowsSQL + `, message AS (
 		INSERT INTO mailcrane.message (
-			id, invitation_id, recipient, template, job_id, created_at, expires_at, status, finished_at, header_message_id, token_hash)
+			id, invitation_id, recipient, template, job_id, created_at, expires_at, status, finished_at)
 		SELECT r.message_id, r.invitation_id, r.email, 'invitation', r.job_id, r.at, r.at + interval '7 days', 'sent',
-		       r.at + interval '100 milliseconds', r.message_id || '@example.com', sha256(uuid_send(r.message_id))
+		       r.at + interval '100 milliseconds'
 		FROM row AS r
 	), attempt AS (
 		INSERT INTO mailcrane.attempt (
-			message_id, number, job_id, instance_id, outcome, relay, code, reply, began_at, finished_at)
+			message_id, number, job_id, instance_id, outcome, relay, code, reply, began_at, finished_at, header_message_id, token_hash)
 		SELECT r.message_id, 1, r.job_id, '00000000-0000-7000-8000-000000000000', 'accepted', '127.0.0.1:25', 250, 'OK',
-		       r.at + interval '50 milliseconds', r.at + interval '100 milliseconds'
+		       r.at + interval '50 milliseconds', r.at + interval '100 milliseconds', r.message_id || '@example.com', sha256(uuid_send(r.message_id))
 		FROM row AS r
 	)
 	INSERT INTO mailcrane.river_job (
@@ -71,7 +71,7 @@ func (s *stage) pile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.seed(ctx, "finished", finishedSQL, firstOfThose, s.Finished, 20*time.Hour); err != nil { // the queue forgets after a day
+	if err := s.seed(ctx, "finished", finishedSQL, firstOfThose, s.Finished, 30*time.Minute); err != nil { // the queue forgets after an hour
 		return err
 	}
 	if err := s.seed(ctx, "waiting", waitingSQL, 1, s.Messages+s.Waiting, time.Minute); err != nil {

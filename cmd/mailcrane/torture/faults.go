@@ -22,7 +22,7 @@ import (
 const (
 	fetchSQL     = "WITH locked_jobs"
 	openSQL      = "mailcrane.policy_for("
-	handoverSQL  = "INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, relay, allowed_unknown)"
+	handoverSQL  = "INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, relay, allowed_unknown, "
 	closeSQL     = "INSERT INTO mailcrane.attempt AS a"
 	heartbeatSQL = "INSERT INTO mailcrane.instance AS n"
 )
