@@ -54,6 +54,10 @@
 //   - close records the outcome, the message's status and the job's in one
 //     commit, and repeats it until it succeeds.
 //
+// Messages that come to the same point at the same moment share a transaction: a
+// group gathers while the one before it is at work. A message whose rows somebody
+// else has locked, or that the database refuses, leaves its group.
+//
 // The rules, numbered in the code as here:
 //
 //   - R1: a message that was accepted, or is finished otherwise, is not sent.

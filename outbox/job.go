@@ -17,7 +17,8 @@ type claim struct {
 }
 
 // inHandSQL says that x, a claim, is that of j, a row of the queue: running, in
-// this attempt, by the daemon $3.
+// this attempt, by the daemon $3. IS TRUE keeps the planner from looking for it
+// among all that run.
 const inHandSQL = `
 	  j.id = x.job_id
 	  AND (j.state = 'running') IS TRUE
