@@ -64,9 +64,14 @@ func TestRelay_takesNobodyForDeadByAClockThatJumps(t *testing.T) {
 	h := &hop{}
 	relay := startRelay(t, skewed, h, func(c *outbox.RelayConfig) { c.Heartbeat = 1500 * time.Millisecond })
 	eventually(t, pool, invite(t, pool, "first@example.com"), hasStatus(outbox.StatusSent))
-	dead := invite(t, pool, "dead@example.com")
-	another(t, pool, dead, false)
-	eventually(t, pool, dead, hasStatus(outbox.StatusSent)) // it reaps
+	receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{
+		GroupID: "g", Email: "dead@example.com", SendAfter: time.Now().Add(time.Hour), // so that nobody else takes it
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	another(t, pool, receipt.MessageID, false)
+	eventually(t, pool, receipt.MessageID, hasStatus(outbox.StatusSent)) // it reaps
 	beats := value[int](t, pool, `SELECT beats FROM mailcrane.instance WHERE name = 'relay'`)
 	waitUntil(t, "the next heartbeat", func() bool {
 		return value[int](t, pool, `SELECT beats FROM mailcrane.instance WHERE name = 'relay'`) > beats
