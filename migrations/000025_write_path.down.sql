@@ -216,7 +216,7 @@ BEGIN
 END
 $$;
 
-DROP FUNCTION mailcrane.plainly_valid(jsonb, text);
+DROP FUNCTION mailcrane.is_plain(jsonb, text, text, text, text, text, text, text, jsonb, text, text, text, text);
 DROP FUNCTION mailcrane.wake_relay();
 DROP FUNCTION mailcrane.job_of(uuid, bigint, smallint, timestamptz);
 

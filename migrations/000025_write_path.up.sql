@@ -63,47 +63,39 @@ BEGIN
 END
 $$;
 
--- Whether a call is certainly fine, at a glance. It is stricter than the rules: who
--- fails here is only looked at more closely.
-CREATE FUNCTION mailcrane.plainly_valid(invitations jsonb, tenant text) RETURNS boolean
-LANGUAGE plpgsql STABLE
-SET plan_cache_mode = force_generic_plan
+-- Whether an item, with what mailcrane.invitation_items makes of it, is certainly
+-- fine, at a glance. It is stricter than the rules: who fails here is only looked at
+-- more closely.
+CREATE FUNCTION mailcrane.is_plain(
+    item jsonb, group_id text, group_name text, email text, inviter_id text, inviter_name text,
+    link text, locale text, data jsonb, send_after text, expires_in text, priority text, idempotency_key text
+) RETURNS boolean
+LANGUAGE sql STABLE
 AS $$
-BEGIN
-    IF jsonb_typeof(invitations) IS DISTINCT FROM 'array' OR tenant IS NULL OR tenant !~ '^[!-~]{1,255}$' THEN
-        RETURN false;
-    END IF;
-    IF jsonb_array_length(invitations) > 1000 THEN
-        RETURN false;
-    END IF;
-    RETURN NOT EXISTS (
-        SELECT
-        FROM (SELECT * FROM mailcrane.invitation_items(invitations) OFFSET 0) AS x  -- each value is made once
-        WHERE CASE WHEN jsonb_typeof(x.item) <> 'object' THEN false ELSE
-                x.item - '{group_id,group_name,email,inviter_id,inviter_name,link,locale,data,send_after,expires_in,priority,idempotency_key}'::text[] = '{}'
-            -- Numbers and texts only, but for data.
-            AND NOT (x.item - 'data') @? 'strict $.* ? (@.type() == "object" || @.type() == "array" || @.type() == "boolean")'
-            AND char_length(x.group_id) <= 255
-            AND octet_length(x.email) <= 254
-            AND position('@' IN x.email) <= 65
-            AND octet_length(x.email) - position('@' IN x.email) <= 63
-            AND x.email ~ '^[A-Za-z0-9!#$%&''*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&''*+/=?^_`{|}~-]+)*@([a-z0-9]+(-+[a-z0-9]+)*\.)+[a-z][a-z0-9]*(-+[a-z0-9]+)*$'
-            AND coalesce(char_length(x.group_name) <= 100, true)
-            AND coalesce(char_length(x.inviter_id) <= 255, true)
-            AND coalesce(char_length(x.inviter_name) <= 100, true)
-            AND coalesce(char_length(x.idempotency_key) <= 255, true)
-            AND position('://' IN concat(x.group_name, x.inviter_name)) = 0
-            AND position('www.' IN lower(concat(x.group_name, x.inviter_name))) = 0
-            AND concat_ws(' ', x.group_id, x.group_name, x.inviter_id, x.inviter_name, x.idempotency_key, x.link)
-                !~ '[\u0001-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]'
-            AND coalesce(octet_length(x.link) <= 2048 AND x.link ~ '^https?://[^\s/?#@]+([/?#][^\s]*)?$', true)
-            AND (x.locale = 'en' OR x.locale ~ '^[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8}){0,4}$')
-            AND (x.data = '{}' OR jsonb_typeof(x.data) = 'object' AND octet_length(x.data::text) <= 65536)
-            AND (x.send_after IS NULL OR mailcrane.send_after_problem(x.send_after) IS NULL)
-            AND (x.expires_in = '7 days' OR mailcrane.expires_in_problem(x.expires_in) IS NULL)
-            AND x.priority IN ('1', '2', '3', '4')
-            END IS NOT TRUE);
-END
+    SELECT CASE WHEN jsonb_typeof(item) <> 'object' THEN false ELSE (
+            item - '{group_id,group_name,email,inviter_id,inviter_name,link,locale,data,send_after,expires_in,priority,idempotency_key}'::text[] = '{}'
+        -- Numbers and texts only, but for data.
+        AND NOT (item - 'data') @? 'strict $.* ? (@.type() == "object" || @.type() == "array" || @.type() == "boolean")'
+        AND char_length(group_id) <= 255
+        AND octet_length(email) <= 254
+        AND position('@' IN email) <= 65
+        AND octet_length(email) - position('@' IN email) <= 63
+        AND email ~ '^[A-Za-z0-9!#$%&''*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&''*+/=?^_`{|}~-]+)*@([a-z0-9]+(-+[a-z0-9]+)*\.)+[a-z][a-z0-9]*(-+[a-z0-9]+)*$'
+        AND coalesce(char_length(group_name) <= 100, true)
+        AND coalesce(char_length(inviter_id) <= 255, true)
+        AND coalesce(char_length(inviter_name) <= 100, true)
+        AND coalesce(char_length(idempotency_key) <= 255, true)
+        AND position('://' IN concat(group_name, inviter_name)) = 0
+        AND position('www.' IN lower(concat(group_name, inviter_name))) = 0
+        AND concat_ws(' ', group_id, group_name, inviter_id, inviter_name, idempotency_key, link)
+            !~ '[\u0001-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]'
+        AND coalesce(octet_length(link) <= 2048 AND link ~ '^https?://[^\s/?#@]+([/?#][^\s]*)?$', true)
+        AND (locale = 'en' OR locale ~ '^[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8}){0,4}$')
+        AND (data = '{}' OR jsonb_typeof(data) = 'object' AND octet_length(data::text) <= 65536)
+        AND (send_after IS NULL OR mailcrane.send_after_problem(send_after) IS NULL)
+        AND (expires_in = '7 days' OR mailcrane.expires_in_problem(expires_in) IS NULL)
+        AND priority IN ('1', '2', '3', '4')
+    ) END IS TRUE
 $$;
 
 CREATE OR REPLACE FUNCTION mailcrane.invite_many(invitations jsonb, tenant text DEFAULT 'default')
@@ -115,27 +107,35 @@ SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
+    checked        boolean := false;  -- the rules have been asked
+    plain          boolean;
     invitation_ids uuid[];
     message_ids    uuid[];
     results        text[];
-    missing        bigint[];  -- items that met something in their way
+    missing        bigint[];          -- items that met something in their way
     due            boolean;
+    lapsed         boolean := false;
     found_rows     bigint;
 BEGIN
-    IF NOT plainly_valid(invite_many.invitations, invite_many.tenant) THEN
+    IF jsonb_typeof(invite_many.invitations) IS DISTINCT FROM 'array' OR (invite_many.tenant ~ '^[!-~]{1,255}$') IS NOT TRUE
+        OR jsonb_array_length(invite_many.invitations) > 1000
+    THEN
         PERFORM check_invitations(invite_many.invitations, invite_many.tenant);
+        checked := true;
     END IF;
 
-    invitation_ids := ARRAY(SELECT uuid_v7() FROM generate_series(1, jsonb_array_length(invite_many.invitations)));
-
-    FOR try IN 1..2 LOOP
+    LOOP
         -- The unique indexes decide what is new, also between concurrent calls. One
         -- order of insertion for all callers keeps overlapping batches from
-        -- deadlocking.
+        -- deadlocking. Nothing is written as long as something looks odd.
         WITH x AS MATERIALIZED (
-            SELECT i.*, invitation_ids[i.n] AS id
-            FROM invitation_items(invite_many.invitations) AS i
-            WHERE missing IS NULL OR i.n = ANY (missing)
+            SELECT i.*,
+                   coalesce(invitation_ids[i.n], uuid_v7()) AS id,
+                   checked OR is_plain(
+                       i.item, i.group_id, i.group_name, i.email, i.inviter_id, i.inviter_name, i.link, i.locale, i.data,
+                       i.send_after, i.expires_in, i.priority, i.idempotency_key) AS plain
+            FROM (SELECT * FROM invitation_items(invite_many.invitations) OFFSET 0) AS i  -- each value is made once
+            WHERE NOT lapsed OR i.n = ANY (missing)
         ), new AS (
             INSERT INTO invitation (
                 id, tenant, group_id, group_name, email, inviter_id, inviter_name, link, locale, data, idempotency_key, expires_at)
@@ -143,6 +143,7 @@ BEGIN
                    replace(x.locale, '_', '-'), x.data, x.idempotency_key,
                    greatest(x.send_after::timestamptz, now()) + x.expires_in::interval
             FROM x
+            WHERE (SELECT bool_and(y.plain) FROM x AS y)
             ORDER BY x.group_id, lower(x.email), x.n
             ON CONFLICT DO NOTHING
             RETURNING id, locale, expires_at
@@ -174,21 +175,28 @@ BEGIN
             WHERE w.status = 'queued'
             RETURNING state
         )
-        SELECT array_agg(w.id ORDER BY x.n),
+        SELECT bool_and(x.plain),
+               CASE WHEN lapsed THEN invitation_ids ELSE array_agg(x.id ORDER BY x.n) END,
+               array_agg(w.id ORDER BY x.n),
                array_agg(CASE w.status WHEN 'suppressed' THEN 'suppressed' ELSE 'created' END ORDER BY x.n),
                array_agg(x.n) FILTER (WHERE w.id IS NULL),
                (SELECT bool_or(j.state = 'available') FROM job AS j)
-        INTO message_ids, results, missing, due
+        INTO plain, invitation_ids, message_ids, results, missing, due
         FROM x
         LEFT JOIN written AS w ON w.invitation_id = x.id;
 
+        IF NOT plain THEN
+            PERFORM check_invitations(invite_many.invitations, invite_many.tenant);
+            checked := true;
+            CONTINUE;
+        END IF;
         IF due THEN
             PERFORM wake_relay();
         END IF;
-        EXIT WHEN missing IS NULL OR try = 2;
+        EXIT WHEN missing IS NULL OR lapsed;
 
         -- An invitation that has lapsed must not stand in the way of a new one.
-        WITH lapsed AS (
+        WITH old AS (
             SELECT i.id
             FROM invitation_items(invite_many.invitations) AS x
             JOIN invitation AS i ON i.tenant = invite_many.tenant AND i.group_id = x.group_id AND lower(i.email) = lower(x.email)
@@ -200,14 +208,19 @@ BEGIN
         )
         UPDATE invitation AS i
         SET status = 'expired', finished_at = now()
-        FROM lapsed AS l
-        WHERE i.id = l.id;
+        FROM old
+        WHERE i.id = old.id;
         EXIT WHEN NOT FOUND;
-        results := NULL;
+        lapsed := true;
     END LOOP;
 
-    IF missing IS NULL AND cardinality(results) = cardinality(invitation_ids) THEN
-        RETURN QUERY SELECT * FROM unnest(invitation_ids, message_ids, results);
+    IF missing IS NULL AND NOT lapsed THEN
+        FOR n IN 1..coalesce(cardinality(invitation_ids), 0) LOOP
+            invitation_id := invitation_ids[n];
+            message_id := message_ids[n];
+            result := results[n];
+            RETURN NEXT;
+        END LOOP;
         RETURN;
     END IF;
 
@@ -362,6 +375,6 @@ $$;
 
 COMMENT ON FUNCTION mailcrane.job_of(uuid, bigint, smallint, timestamptz) IS 'The row of River''s queue for a message.';
 COMMENT ON FUNCTION mailcrane.wake_relay() IS 'Tells the daemons on commit that there are new jobs, unless somebody else is just about to.';
-COMMENT ON FUNCTION mailcrane.plainly_valid(jsonb, text) IS 'Whether the arguments of mailcrane.invite_many are certainly fine. If not, mailcrane.check_invitations decides.';
+COMMENT ON FUNCTION mailcrane.is_plain(jsonb, text, text, text, text, text, text, text, jsonb, text, text, text, text) IS 'Whether an item of mailcrane.invite_many is certainly fine. If not, mailcrane.check_invitations decides.';
 
 INSERT INTO mailcrane.migration (version) VALUES (25);
