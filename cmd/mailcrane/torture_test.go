@@ -103,7 +103,7 @@ type ablation struct {
 
 func ablations() []ablation {
 	fence := [][2]string{
-		{"AND EXISTS (\n\t\t\tSELECT FROM mailcrane.instance AS n WHERE n.id = $9::uuid AND mailcrane.instance_is_live(n))", ""},
+		{"AND EXISTS (\n\t\t\tSELECT FROM mailcrane.instance AS n\n\t\t\tWHERE n.id = $9::uuid AND n.stopped_at IS NULL AND n.heartbeat_at > clock_timestamp() - n.lease)", ""},
 		{"AND EXISTS (\n\t\t\tSELECT FROM mailcrane.river_job AS j", "AND x.job_attempt > 0 AND $9::uuid IS NOT NULL AND EXISTS (\n\t\t\tSELECT FROM mailcrane.river_job AS j"},
 		{"AND (j.state = 'running') IS TRUE\n\t\t\t  AND j.attempt = x.job_attempt\n\t\t\t  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $9::uuid::text)", ")"},
 		{"if err := r.instance.trusted(); err != nil { // R4", "if err := r.instance.trusted(); err != nil && t.panicked {"},
