@@ -122,6 +122,9 @@ func skewClocks(ctx context.Context, r *round) error {
 }
 
 func (r *round) skewClock(ctx context.Context, d *daemon, skew time.Duration) error {
+	if err := d.ready(ctx); err != nil { // the round before may have ended with a restart
+		return err
+	}
 	remove := d.proxy.Inject(pgproxy.Fault{Statement: heartbeatSQL, At: pgproxy.Reply, Rewrite: func(values [][]byte) {
 		if len(values) == 2 && len(values[0]) == 8 && len(values[1]) == 8 { // beats, now: microseconds in network order
 			now := int64(binary.BigEndian.Uint64(values[1])) + skew.Microseconds() //nolint:gosec // the protocol's two's complement
