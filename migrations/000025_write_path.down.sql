@@ -1,98 +1,71 @@
-CREATE OR REPLACE FUNCTION mailcrane.enqueue(
-    recipient       text,
-    template        text,
-    data            jsonb DEFAULT '{}',
-    channel         text DEFAULT 'email',
-    locale          text DEFAULT 'en',
-    send_after      timestamptz DEFAULT NULL,
-    expires_in      interval DEFAULT NULL,
-    priority        integer DEFAULT 2,
-    idempotency_key text DEFAULT NULL,
-    tenant          text DEFAULT 'default'
-)
-RETURNS TABLE (message_id uuid, result text)
+DELETE FROM mailcrane.migration WHERE version = 25;
+
+-- The functions as 000015, 000017 and 000018 have them.
+
+CREATE OR REPLACE FUNCTION mailcrane.queue_jobs(message_ids uuid[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = mailcrane, pg_temp
 AS $$
-#variable_conflict use_column
 DECLARE
-    given    message%ROWTYPE;
-    problems jsonb;
-    written  message%ROWTYPE;
+    due boolean;
 BEGIN
-    given.tenant := coalesce(enqueue.tenant, 'default');
-    given.channel := coalesce(enqueue.channel, 'email');
-    given.recipient := CASE given.channel WHEN 'email' THEN normalize_address(enqueue.recipient) ELSE btrim(enqueue.recipient) END;
-    given.locale := replace(coalesce(enqueue.locale, 'en'), '_', '-');
-    given.data := coalesce(nullif(enqueue.data, 'null'), '{}');
-    given.idempotency_key := nullif(enqueue.idempotency_key, '');
+    WITH job AS (
+        INSERT INTO river_job (id, args, kind, max_attempts, priority, queue, scheduled_at, state, tags)
+        SELECT m.job_id,
+               jsonb_build_object('message_id', m.id),
+               'deliver',
+               32767,  -- the ceiling: when to give up is decided by the message, not by the queue
+               m.priority,
+               'default',
+               greatest(m.send_after, now()),
+               CASE WHEN m.send_after > now() THEN 'scheduled' ELSE 'available' END::river_job_state,
+               '{}'
+        FROM unnest(message_ids) WITH ORDINALITY AS given (id, n)
+        JOIN message AS m ON m.id = given.id
+        WHERE m.status = 'queued'
+        ORDER BY given.n
+        RETURNING state
+    )
+    SELECT bool_or(state = 'available') INTO due FROM job;
 
-    problems := message_problems(
-        given.recipient, enqueue.template, given.data, given.channel, given.locale,
-        enqueue.send_after::text, enqueue.expires_in::text, enqueue.priority::text, given.idempotency_key, given.tenant);
-    IF problems IS NOT NULL THEN
-        PERFORM refuse('message', problems, 1);
-    END IF;
-
-    INSERT INTO message (
-        tenant, channel, recipient, template, locale, data, priority, send_after, expires_at, idempotency_key,
-        status, reason, finished_at, job_id)
-    SELECT given.tenant, given.channel, given.recipient, enqueue.template, given.locale, given.data,
-           coalesce(enqueue.priority, 2), enqueue.send_after, greatest(enqueue.send_after, now()) + enqueue.expires_in,
-           given.idempotency_key,
-           CASE WHEN s.address IS NULL THEN 'queued' ELSE 'suppressed' END,
-           s.reason,
-           CASE WHEN s.address IS NOT NULL THEN now() END,
-           CASE WHEN s.address IS NULL THEN nextval('river_job_id_seq') END
-    FROM (VALUES (1)) AS one (row)
-    LEFT JOIN suppression AS s ON s.tenant = given.tenant AND s.address = lower(given.recipient)
-    ON CONFLICT DO NOTHING
-    RETURNING * INTO written;
-
-    IF written.id IS NULL THEN
-        RETURN QUERY SELECT m.id, 'existing' FROM message AS m WHERE m.tenant = given.tenant AND m.idempotency_key = given.idempotency_key;
-    ELSE
-        PERFORM queue_jobs(ARRAY[written.id]);
-        RETURN QUERY SELECT written.id, CASE written.status WHEN 'suppressed' THEN 'suppressed' ELSE 'created' END;
+    -- NOTIFY holds a lock over the whole server until the commit is flushed, so
+    -- at most one writer at a time takes the trouble; the relay's poll finds the
+    -- jobs of the others.
+    IF due AND pg_try_advisory_xact_lock(hashtextextended('mailcrane.river_insert', 0)) THEN
+        PERFORM pg_notify('mailcrane.river_insert', '{"queue": "default"}');
     END IF;
 END
 $$;
 
-CREATE OR REPLACE FUNCTION mailcrane.invite(
-    group_id        text,
-    email           text,
-    group_name      text DEFAULT NULL,
-    inviter_id      text DEFAULT NULL,
-    inviter_name    text DEFAULT NULL,
-    link            text DEFAULT NULL,
-    locale          text DEFAULT 'en',
-    data            jsonb DEFAULT '{}',
-    send_after      timestamptz DEFAULT NULL,
-    expires_in      interval DEFAULT '7 days',
-    priority        integer DEFAULT 2,
-    idempotency_key text DEFAULT NULL,
-    tenant          text DEFAULT 'default'
-)
-RETURNS TABLE (invitation_id uuid, message_id uuid, result text)
-LANGUAGE sql VOLATILE
-SET search_path = mailcrane, pg_temp
+CREATE OR REPLACE FUNCTION mailcrane.invitation_problems(invitations jsonb) RETURNS jsonb
+LANGUAGE sql STABLE
 AS $$
-    SELECT *
-    FROM mailcrane.invite_many(
-        jsonb_build_array(jsonb_build_object(
-            'group_id', invite.group_id,
-            'email', invite.email,
-            'group_name', invite.group_name,
-            'inviter_id', invite.inviter_id,
-            'inviter_name', invite.inviter_name,
-            'link', invite.link,
-            'locale', invite.locale,
-            'data', invite.data,
-            'send_after', invite.send_after,
-            'expires_in', invite.expires_in,
-            'priority', invite.priority,
-            'idempotency_key', invite.idempotency_key)),
-        invite.tenant)
+    SELECT jsonb_agg(jsonb_build_object('item', x.n - 1, 'field', v.field, 'problem', v.problem) ORDER BY x.n)
+    FROM mailcrane.invitation_items(invitations) AS x
+    CROSS JOIN LATERAL (
+        VALUES ('group_id', mailcrane.key_problem(x.group_id)),
+               ('group_name', mailcrane.name_problem(x.group_name)),
+               ('email', mailcrane.address_problem(x.email)),
+               ('inviter_id', mailcrane.text_problem(x.inviter_id, 255)),
+               ('inviter_name', mailcrane.name_problem(x.inviter_name)),
+               ('link', mailcrane.link_problem(x.link)),
+               ('locale', mailcrane.locale_problem(x.locale)),
+               ('data', mailcrane.data_problem(x.data)),
+               ('send_after', mailcrane.send_after_problem(x.send_after)),
+               ('expires_in', mailcrane.expires_in_problem(x.expires_in)),
+               ('priority', mailcrane.priority_problem(x.priority)),
+               ('idempotency_key', mailcrane.text_problem(x.idempotency_key, 255))
+        UNION ALL
+        SELECT given.key, CASE
+                   WHEN given.key NOT IN (
+                       'group_id', 'group_name', 'email', 'inviter_id', 'inviter_name', 'link', 'locale', 'data',
+                       'send_after', 'expires_in', 'priority', 'idempotency_key') THEN 'is not a field of an invitation'
+                   WHEN given.key <> 'data' AND jsonb_typeof(given.value) NOT IN ('string', 'number', 'null')
+                       THEN 'is neither text nor a number'
+               END
+        FROM jsonb_each(x.item) AS given
+    ) AS v (field, problem)
+    WHERE v.problem IS NOT NULL
 $$;
 
 CREATE OR REPLACE FUNCTION mailcrane.invite_many(invitations jsonb, tenant text DEFAULT 'default')
@@ -181,43 +154,113 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION mailcrane.queue_jobs(message_ids uuid[]) RETURNS void
+CREATE OR REPLACE FUNCTION mailcrane.invite(
+    group_id        text,
+    email           text,
+    group_name      text DEFAULT NULL,
+    inviter_id      text DEFAULT NULL,
+    inviter_name    text DEFAULT NULL,
+    link            text DEFAULT NULL,
+    locale          text DEFAULT 'en',
+    data            jsonb DEFAULT '{}',
+    send_after      timestamptz DEFAULT NULL,
+    expires_in      interval DEFAULT '7 days',
+    priority        integer DEFAULT 2,
+    idempotency_key text DEFAULT NULL,
+    tenant          text DEFAULT 'default'
+)
+RETURNS TABLE (invitation_id uuid, message_id uuid, result text)
+LANGUAGE sql VOLATILE
+SET search_path = mailcrane, pg_temp
+AS $$
+    SELECT *
+    FROM mailcrane.invite_many(
+        jsonb_build_array(jsonb_build_object(
+            'group_id', invite.group_id,
+            'email', invite.email,
+            'group_name', invite.group_name,
+            'inviter_id', invite.inviter_id,
+            'inviter_name', invite.inviter_name,
+            'link', invite.link,
+            'locale', invite.locale,
+            'data', invite.data,
+            'send_after', invite.send_after,
+            'expires_in', invite.expires_in,
+            'priority', invite.priority,
+            'idempotency_key', invite.idempotency_key)),
+        invite.tenant)
+$$;
+
+CREATE OR REPLACE FUNCTION mailcrane.enqueue(
+    recipient       text,
+    template        text,
+    data            jsonb DEFAULT '{}',
+    channel         text DEFAULT 'email',
+    locale          text DEFAULT 'en',
+    send_after      timestamptz DEFAULT NULL,
+    expires_in      interval DEFAULT NULL,
+    priority        integer DEFAULT 2,
+    idempotency_key text DEFAULT NULL,
+    tenant          text DEFAULT 'default'
+)
+RETURNS TABLE (message_id uuid, result text)
 LANGUAGE plpgsql VOLATILE
 SET search_path = mailcrane, pg_temp
 AS $$
+#variable_conflict use_column
 DECLARE
-    due boolean;
+    given    message%ROWTYPE;
+    problems jsonb;
+    written  message%ROWTYPE;
 BEGIN
-    WITH job AS (
-        INSERT INTO river_job (id, args, kind, max_attempts, priority, queue, scheduled_at, state, tags)
-        SELECT m.job_id,
-               jsonb_build_object('message_id', m.id),
-               'deliver',
-               32767,  -- the ceiling: when to give up is decided by the message, not by the queue
-               m.priority,
-               'default',
-               greatest(m.send_after, now()),
-               CASE WHEN m.send_after > now() THEN 'scheduled' ELSE 'available' END::river_job_state,
-               '{}'
-        FROM unnest(message_ids) WITH ORDINALITY AS given (id, n)
-        JOIN message AS m ON m.id = given.id
-        WHERE m.status = 'queued'
-        ORDER BY given.n
-        RETURNING state
-    )
-    SELECT bool_or(state = 'available') INTO due FROM job;
+    given.tenant := coalesce(enqueue.tenant, 'default');
+    given.channel := coalesce(enqueue.channel, 'email');
+    given.recipient := CASE given.channel WHEN 'email' THEN normalize_address(enqueue.recipient) ELSE btrim(enqueue.recipient) END;
+    given.locale := replace(coalesce(enqueue.locale, 'en'), '_', '-');
+    given.data := coalesce(nullif(enqueue.data, 'null'), '{}');
+    given.idempotency_key := nullif(enqueue.idempotency_key, '');
 
-    -- NOTIFY holds a lock over the whole server until the commit is flushed, so
-    -- at most one writer at a time takes the trouble; the relay's poll finds the
-    -- jobs of the others.
-    IF due AND pg_try_advisory_xact_lock(hashtextextended('mailcrane.river_insert', 0)) THEN
-        PERFORM pg_notify('mailcrane.river_insert', '{"queue": "default"}');
+    problems := message_problems(
+        given.recipient, enqueue.template, given.data, given.channel, given.locale,
+        enqueue.send_after::text, enqueue.expires_in::text, enqueue.priority::text, given.idempotency_key, given.tenant);
+    IF problems IS NOT NULL THEN
+        PERFORM refuse('message', problems, 1);
+    END IF;
+
+    INSERT INTO message (
+        tenant, channel, recipient, template, locale, data, priority, send_after, expires_at, idempotency_key,
+        status, reason, finished_at, job_id)
+    SELECT given.tenant, given.channel, given.recipient, enqueue.template, given.locale, given.data,
+           coalesce(enqueue.priority, 2), enqueue.send_after, greatest(enqueue.send_after, now()) + enqueue.expires_in,
+           given.idempotency_key,
+           CASE WHEN s.address IS NULL THEN 'queued' ELSE 'suppressed' END,
+           s.reason,
+           CASE WHEN s.address IS NOT NULL THEN now() END,
+           CASE WHEN s.address IS NULL THEN nextval('river_job_id_seq') END
+    FROM (VALUES (1)) AS one (row)
+    LEFT JOIN suppression AS s ON s.tenant = given.tenant AND s.address = lower(given.recipient)
+    ON CONFLICT DO NOTHING
+    RETURNING * INTO written;
+
+    IF written.id IS NULL THEN
+        RETURN QUERY SELECT m.id, 'existing' FROM message AS m WHERE m.tenant = given.tenant AND m.idempotency_key = given.idempotency_key;
+    ELSE
+        PERFORM queue_jobs(ARRAY[written.id]);
+        RETURN QUERY SELECT written.id, CASE written.status WHEN 'suppressed' THEN 'suppressed' ELSE 'created' END;
     END IF;
 END
 $$;
 
-DROP FUNCTION mailcrane.is_plain(jsonb, text, text, text, text, text, text, text, jsonb, text, text, text, text);
-DROP FUNCTION mailcrane.wake_relay();
-DROP FUNCTION mailcrane.job_of(uuid, bigint, smallint, timestamptz);
-
-DELETE FROM mailcrane.migration WHERE version = 25;
+DROP FUNCTION mailcrane.expire_lapsed(mailcrane.invitation_item[], text);
+DROP FUNCTION mailcrane.write_jobs(mailcrane.delivery[]);
+DROP FUNCTION mailcrane.is_plain_duration(text);
+DROP FUNCTION mailcrane.is_plain_time(text);
+DROP FUNCTION mailcrane.is_plain_template(text);
+DROP FUNCTION mailcrane.is_plain_data(jsonb);
+DROP FUNCTION mailcrane.is_plain_locale(text);
+DROP FUNCTION mailcrane.is_plain_link(text);
+DROP FUNCTION mailcrane.is_plain_address(text);
+DROP FUNCTION mailcrane.is_plain_name(text);
+DROP FUNCTION mailcrane.is_plain(text, integer);
+DROP TYPE mailcrane.delivery;
+DROP TYPE mailcrane.invitation_item;

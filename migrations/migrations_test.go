@@ -207,12 +207,12 @@ func TestUp_takesUpAfterAFileThatFailed(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := dump(t, pool)
-	exec1(t, pool, `CREATE FUNCTION mailcrane.wake_relay() RETURNS int LANGUAGE sql AS 'SELECT 1'`) // in the way of the last file
+	exec1(t, pool, `CREATE TYPE mailcrane.delivery AS ENUM ()`) // in the way of the last file
 	if err := migrations.Up(t.Context(), url(pool)); err == nil {
 		t.Fatal("nothing was in the way")
 	}
 	requireVersion(t, pool, migrations.Latest()-1)
-	exec1(t, pool, `DROP FUNCTION mailcrane.wake_relay()`)
+	exec1(t, pool, `DROP TYPE mailcrane.delivery`)
 	if err := migrations.Up(t.Context(), url(pool)); err != nil {
 		t.Fatal("the failure left something behind: ", err)
 	}

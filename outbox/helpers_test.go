@@ -173,7 +173,7 @@ func value[T any](t *testing.T, pool *pgxpool.Pool, query string, args ...any) T
 	return v
 }
 
-func exec(t *testing.T, pool *pgxpool.Pool, statement string, args ...any) {
+func exec(t testing.TB, pool *pgxpool.Pool, statement string, args ...any) {
 	t.Helper()
 	if _, err := pool.Exec(context.Background(), statement, args...); err != nil {
 		t.Fatalf("%s: %v", statement, err)
