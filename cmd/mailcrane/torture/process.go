@@ -190,7 +190,7 @@ func restartRolling(ctx context.Context, r *round) error {
 		return err
 	}
 	var restarting sync.WaitGroup
-	err := r.act(ctx, mailbox.Fault{At: mailbox.Body, To: "big-", Delay: 3 * time.Second, Times: 1}, 1, func(d *daemon) {
+	err := r.act(ctx, mailbox.Fault{At: mailbox.Body, To: "big-", Delay: 6 * time.Second, Times: 1}, 1, func(d *daemon) {
 		restarting.Go(func() { restart(d) })
 	})
 	restarting.Wait()
