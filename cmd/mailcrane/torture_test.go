@@ -134,7 +134,7 @@ func ablations() []ablation {
 		{"soft close after an error", map[string][][2]string{"../../sender/dialogue.go": {
 			{"stop := context.AfterFunc(ctx, func() { _ = c.wire.Close() })", "stop := context.AfterFunc(ctx, func() { _ = c.wire.SetWriteDeadline(time.Now()) })"},
 			{"	if !stop() {\n", `	if !stop() {
-		_ = c.wire.SetWriteDeadline(time.Now().Add(5 * time.Second))
+		_ = c.wire.SetWriteDeadline(time.Now().Add(30 * time.Second))
 		_, _ = c.wire.Write([]byte("\r\n.\r\nQUIT\r\n"))
 `},
 		}}, "20", "damaged"},

@@ -176,6 +176,10 @@ func (r *round) sentBy(ctx context.Context, d *daemon) (n int, err error) {
 // half on its way. Nothing may be sent twice, nor left to be found out.
 func restartRolling(ctx context.Context, r *round) error {
 	restart := func(d *daemon) {
+		if err := d.ready(ctx); err != nil { // while it still starts, SIGTERM is an error
+			r.breaks("%v", err)
+			return
+		}
 		if exit, err := d.terminate(ctx); err != nil || exit != 0 {
 			r.breaks("SIGTERM: %s ended with %d, %v", d.name, exit, err)
 		}
@@ -270,7 +274,7 @@ func cutTheAPI(ctx context.Context, r *round) error {
 		defer remove()
 		return until(ctx, r.patience(), "the API writes", func(context.Context) (bool, error) { return acted.Load() >= times, nil })
 	}
-	const invite = "mailcrane.invite_many("
+	const invite = "mailcrane.invite("
 	return r.steps(ctx,
 		func() error {
 			return inject(pgproxy.Fault{Statement: invite, At: pgproxy.Reply, Cut: true, Times: 5}, nil)
