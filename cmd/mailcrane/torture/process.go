@@ -193,10 +193,14 @@ func restartRolling(ctx context.Context, r *round) error {
 	if _, _, err := r.enqueue(ctx, "big", "big"); err != nil {
 		return err
 	}
+	const pause = 4 * time.Second
 	var restarting sync.WaitGroup
-	err := r.act(ctx, mailbox.Fault{At: mailbox.Body, To: "big-", Delay: 6 * time.Second, Times: 1}, 1, func(d *daemon) {
+	err := r.act(ctx, mailbox.Fault{At: mailbox.Body, To: "big-", Delay: pause, Times: 1}, 1, func(d *daemon) {
 		restarting.Go(func() { restart(d) })
 	})
+	if err == nil { // until the relay has read what it was told, too
+		err = r.wait(ctx, pause+time.Second)
+	}
 	restarting.Wait()
 	return err
 }
