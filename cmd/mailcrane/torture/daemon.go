@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -86,12 +87,17 @@ func (s *stage) newDaemon(name, databaseURL string, args ...string) (_ *daemon, 
 	return d, nil
 }
 
-func freeAddress() (string, error) {
-	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// freeAddress looks below the ports that kernels give to whoever asks for any: the
+// daemon has to find its own free whenever it is started again.
+func freeAddress() (address string, err error) {
+	for range 20 {
+		address = fmt.Sprintf("127.0.0.1:%d", 12_000+rand.IntN(20_000))
+		var listener net.Listener
+		if listener, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", address); err == nil {
+			return address, listener.Close()
+		}
 	}
-	return listener.Addr().String(), listener.Close()
+	return "", err
 }
 
 // start runs the daemon with more settings than the usual ones, until stop.
