@@ -43,6 +43,9 @@ func (t *try) close(reply Reply, sendErr error) error {
 	if err != nil {
 		return err
 	}
+	if mine {
+		t.relay.settled.add(t.job)
+	}
 	t.log(outcome, reply, sendErr)
 	if outcome == Accepted || mine && (outcome == Rejected || t.panicked) {
 		return nil

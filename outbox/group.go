@@ -149,13 +149,13 @@ type groups struct {
 // mostInGroup bounds the time for which one message can keep the others waiting.
 const mostInGroup = 200
 
-// newGroups lets a handover wait least, as a connection to the next hop waits with
-// it. Whoever opens comes from a fetch of many, and nobody waits for a close.
+// newGroups lets no handover wait for company: a connection to the next hop waits
+// with it. Whoever opens comes from a fetch of many, and nobody waits for a close.
 func (r *Relay) newGroups() groups {
-	const soon, later = 4 * time.Millisecond, 10 * time.Millisecond
+	const later = 10 * time.Millisecond
 	return groups{
 		open:     newGroup(later, r.loadAll),
-		handover: newGroup(soon, r.handOver),
+		handover: newGroup(0, r.handOver),
 		close:    newGroup(later, r.recordAll),
 		giveBack: newGroup(later, r.giveBackAll),
 	}

@@ -20,16 +20,28 @@ type handing struct {
 	tokenHash []byte
 }
 
-// openAttempts writes the open attempts of those messages that are locked, and
-// about which nothing has changed since open.
+// openAttempts writes the open attempts of those messages that nobody else has
+// locked, and about which nothing has changed since open.
+//
+// The lock orders it against whoever changes the status, which is read under it.
+// What other daemons have done since open shows in the numbers: an attempt takes
+// the one after all that were known, so it is in the way of any that was not.
 const openAttempts = `
 		INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, relay, allowed_unknown, header_message_id, token_hash)
 		SELECT m.id, x.number, x.job_id, $9::uuid, x.relay, x.allowed, x.header_message_id, x.token_hash
-		FROM unnest($1::uuid[], $2::integer[], $3::bigint[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::bytea[])
-			AS x (id, number, job_id, job_attempt, relay, allowed, header_message_id, token_hash)
-		JOIN mailcrane.message AS m ON m.id = x.id
-		WHERE m.id = ANY (` + lockedMessages + `)
-		  AND m.status = 'queued'
+		FROM (
+			SELECT *
+			FROM unnest($1::uuid[], $2::integer[], $3::bigint[], $4::integer[], $5::text[], $6::integer[], $7::text[], $8::bytea[])
+				AS given (id, number, job_id, job_attempt, relay, allowed, header_message_id, token_hash)
+			ORDER BY given.id
+		) AS x
+		CROSS JOIN LATERAL (
+			SELECT l.id, l.status, l.expires_at, l.tenant, l.template, l.recipient, l.invitation_id
+			FROM mailcrane.message AS l
+			WHERE l.id = x.id
+			FOR NO KEY UPDATE SKIP LOCKED
+		) AS m
+		WHERE m.status = 'queued'
 		  AND coalesce(m.expires_at > clock_timestamp(), true)
 		  AND NOT EXISTS (
 			SELECT FROM mailcrane.hold AS h WHERE h.tenant IN (m.tenant, '*') AND h.template IN (m.template, '*'))
@@ -37,10 +49,11 @@ const openAttempts = `
 			SELECT FROM mailcrane.suppression AS s WHERE s.tenant = m.tenant AND s.address = lower(m.recipient))
 		  AND NOT EXISTS (
 			SELECT FROM mailcrane.invitation AS i WHERE i.id = m.invitation_id AND i.status <> 'pending')
-		  AND NOT EXISTS (
+		  AND (x.number = 1 OR NOT EXISTS (
 			SELECT FROM mailcrane.attempt AS a
-			WHERE a.message_id = m.id AND (a.outcome = 'accepted' OR a.outcome IS NULL))
-		  AND (SELECT count(*) FROM mailcrane.attempt AS a WHERE a.message_id = m.id AND a.was_unknown) <= x.allowed
+			WHERE a.message_id = m.id AND (a.outcome = 'accepted' OR a.outcome IS NULL)))
+		  AND (x.number = 1 OR x.allowed >= (
+			SELECT count(*) FROM mailcrane.attempt AS a WHERE a.message_id = m.id AND a.was_unknown))
 		  AND EXISTS (
 			SELECT FROM mailcrane.instance AS n
 			WHERE n.id = $9::uuid AND n.stopped_at IS NULL AND n.heartbeat_at > clock_timestamp() - n.lease)
@@ -50,7 +63,8 @@ const openAttempts = `
 			  AND (j.state = 'running') IS TRUE
 			  AND j.attempt = x.job_attempt
 			  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $9::uuid::text)
-		RETURNING message_id::text`
+		ON CONFLICT DO NOTHING
+		RETURNING job_id`
 
 // handover is the point of no return (R3): one transaction, which the caller's
 // context cannot cancel, that checks the right to send once more and writes the
@@ -89,16 +103,12 @@ func (t *try) handover(ctx context.Context, relay string) error {
 
 // handOver answers for each message whether it may be sent, which is on disk
 // then.
-//
-// The lock on a message orders it against closers, and each statement sees what
-// was committed before it: an attempt accepted meanwhile has set the status.
 func (r *Relay) handOver(hs []handing, alone bool) []answer[bool] {
 	ctx, cancel := context.WithTimeout(context.Background(), r.Lease)
 	defer cancel()
 	ids := uuids(hs, func(h handing) string { return h.messageID })
 	batch := newTransaction(alone)
-	batch.Queue(lockMessages, ids)
-	var opened []string
+	var opened []int64
 	batch.Queue(openAttempts, ids,
 		column(hs, func(h handing) int { return h.attempt }),
 		column(hs, func(h handing) int64 { return h.job }),
@@ -108,7 +118,7 @@ func (r *Relay) handOver(hs []handing, alone bool) []answer[bool] {
 		column(hs, func(h handing) string { return h.header }),
 		column(hs, func(h handing) []byte { return h.tokenHash }),
 		r.instance.id).Query(func(rows pgx.Rows) (err error) {
-		opened, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		opened, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 		return err
 	})
 	if err := r.Pool.SendBatch(ctx, batch).Close(); err != nil {
@@ -116,7 +126,7 @@ func (r *Relay) handOver(hs []handing, alone bool) []answer[bool] {
 	}
 	answers := make([]answer[bool], len(hs))
 	for i, h := range hs {
-		answers[i].out = slices.Contains(opened, h.messageID)
+		answers[i].out = slices.Contains(opened, h.job) // of two jobs of one message, one
 	}
 	return answers
 }

@@ -73,6 +73,9 @@ func (t *try) giveBack(wait time.Duration) error {
 		}
 		return err
 	})
+	if err == nil {
+		r.settled.add(t.job)
+	}
 	return errors.Join(err, river.JobSnooze(wait))
 }
 

@@ -262,6 +262,7 @@ func (t *try) finish(ctx context.Context, s step) (step, error) {
 	if !finished {
 		return step{wait: time.Second}, nil
 	}
+	t.relay.settled.add(t.job)
 	t.relay.Logger.Info("message finished without an attempt",
 		"message_id", t.messageID, "status", string(s.status), "reason", s.reason)
 	return s, nil

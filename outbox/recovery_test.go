@@ -85,6 +85,7 @@ func TestRelay_reaperGivesBackTheJobsOfDeadDaemonsOnly(t *testing.T) {
 // Between open and handover anything may happen to a worker that was paused.
 func TestRelay_R3_handoverRefusesWhenTheRightToSendIsLost(t *testing.T) {
 	t.Parallel()
+	const deferredBefore = "after an attempt: " // the first is protected by its number alone
 	for name, meanwhile := range map[string]string{
 		"job taken by another daemon": `
 			UPDATE mailcrane.river_job SET attempted_by = array_append(attempted_by, 'another'), attempt = attempt + 1`,
@@ -93,11 +94,17 @@ func TestRelay_R3_handoverRefusesWhenTheRightToSendIsLost(t *testing.T) {
 		"message withdrawn":            `UPDATE mailcrane.message SET status = 'cancelled', finished_at = now()`,
 		"accepted elsewhere, status not yet seen": `
 			INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, outcome, finished_at)
+			SELECT id, 1, job_id, mailcrane.uuid_v7(), 'accepted', now() FROM mailcrane.message`,
+		deferredBefore + "accepted elsewhere": `
+			INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, outcome, finished_at)
 			SELECT id, 7, job_id, mailcrane.uuid_v7(), 'accepted', now() FROM mailcrane.message`,
 		"open elsewhere": `
 			INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id)
 			SELECT m.id, 7, m.job_id, n.id FROM mailcrane.message AS m, mailcrane.instance AS n`,
-		"too many unknown": `
+		"unknown elsewhere": `
+			INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, outcome, was_unknown, finished_at)
+			SELECT id, 1, job_id, mailcrane.uuid_v7(), 'unknown', true, now() FROM mailcrane.message`,
+		deferredBefore + "too many unknown": `
 			INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, outcome, was_unknown, finished_at)
 			SELECT id, n, job_id, mailcrane.uuid_v7(), 'unknown', true, now() FROM mailcrane.message, generate_series(7, 9) AS n`,
 		"lease over":    `UPDATE mailcrane.instance SET heartbeat_at = heartbeat_at - interval '1 hour'`,
@@ -109,6 +116,13 @@ func TestRelay_R3_handoverRefusesWhenTheRightToSendIsLost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := outboxtest.Database(t)
+			id, number := invite(t, pool, "ada@example.com"), 1
+			if strings.HasPrefix(name, deferredBefore) {
+				exec(t, pool, `
+					INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, outcome, finished_at)
+					SELECT id, 1, job_id, mailcrane.uuid_v7(), 'deferred', now() FROM mailcrane.message`)
+				number = 2
+			}
 			refused := make(chan error, 1)
 			startRelay(t, pool, sendFunc(func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
 				exec(t, pool, meanwhile)
@@ -122,18 +136,49 @@ func TestRelay_R3_handoverRefusesWhenTheRightToSendIsLost(t *testing.T) {
 				c.Heartbeat = time.Hour
 				c.RetryMin, c.RetryMax = time.Hour, time.Hour
 			})
-			id := invite(t, pool, "ada@example.com")
 			if err := <-refused; err == nil {
 				t.Fatal("the handover went through")
 			}
 			if n := value[int](t, pool, `
-				SELECT count(*) FROM mailcrane.attempt WHERE message_id = $1::text::uuid AND number = 1 AND outcome IS NULL`, id); n != 0 {
+				SELECT count(*) FROM mailcrane.attempt WHERE message_id = $1::text::uuid AND number = $2 AND outcome IS NULL`, id, number); n != 0 {
 				t.Error("an open attempt is left behind")
 			}
 			if id := value[*string](t, pool, `SELECT max(header_message_id) FROM mailcrane.attempt WHERE message_id = $1::text::uuid`, id); id != nil {
 				t.Errorf("the identity %s of a mail that nobody has handed over is on record", *id)
 			}
 		})
+	}
+}
+
+// Whoever changes a message has it locked, and what he has written shows only once
+// he commits.
+func TestRelay_R3_handoverSkipsAMessageThatIsBeingChanged(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	id := invite(t, pool, "ada@example.com")
+	withdrawal, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = withdrawal.Rollback(context.Background()) })
+	refused := make(chan error, 1)
+	startRelay(t, pool, sendFunc(func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+		if _, err := withdrawal.Exec(ctx, `UPDATE mailcrane.message SET status = 'cancelled', finished_at = now()`); err != nil {
+			t.Error(err)
+		}
+		err := handover(ctx, relayName)
+		refused <- err
+		return outbox.Reply{}, err
+	}))
+	if err := <-refused; err == nil || strings.Contains(err.Error(), "timeout") {
+		t.Errorf("handover: %v, want that it skips the message at once", err)
+	}
+	if err := withdrawal.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m := eventually(t, pool, id, hasStatus(outbox.StatusCancelled))
+	if len(m.Attempts) != 0 {
+		t.Errorf("attempts: %+v", m.Attempts)
 	}
 }
 

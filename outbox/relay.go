@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 )
 
@@ -26,7 +25,7 @@ type RelayConfig struct {
 	Name    string            // of this daemon, for people; default "relay"
 	Version string            // of this program, for people
 
-	Workers  int  // messages in hand at a time, most of which wait for a connection; default 300
+	Workers  int  // messages in hand at a time, most of which wait for a connection; default 450
 	PollOnly bool // do not LISTEN, as behind a pooler in transaction mode
 
 	RetryMin time.Duration // wait after the first deferred attempt; default 30 s
@@ -64,7 +63,7 @@ func (c RelayConfig) withDefaults() RelayConfig {
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	c.Name = cmp.Or(c.Name, "relay")
 	c.Version = cmp.Or(c.Version, "unknown")
-	c.Workers = cmp.Or(c.Workers, 300)
+	c.Workers = cmp.Or(c.Workers, 450)
 	c.RetryMin = cmp.Or(c.RetryMin, 30*time.Second)
 	c.RetryMax = cmp.Or(c.RetryMax, 2*time.Hour)
 	c.MessageIDDomain = cmp.Or(c.MessageIDDomain, "localhost")
@@ -81,6 +80,7 @@ type Relay struct {
 	instance   *instance
 	claims     claims
 	inHand     inHand
+	settled    *settled
 	groups     groups
 	alone      chan struct{} // who writes alone puts one in, so that they do not take all connections
 	unrecorded atomic.Int32  // outcomes that the database did not take yet
@@ -101,6 +101,7 @@ func NewRelay(config RelayConfig) (*Relay, error) {
 	r.stopping, r.stop = context.WithCancel(context.Background())
 	r.abandoned, r.abandon = context.WithCancel(context.Background())
 	r.groups = r.newGroups()
+	r.settled = newSettled()
 	r.alone = make(chan struct{}, 4)
 	return r, nil
 }
@@ -124,7 +125,7 @@ func (r *Relay) newClient() (*river.Client[pgx.Tx], error) {
 	if r.PollOnly {
 		poll = 40 * time.Millisecond
 	}
-	return river.NewClient(riverpgxv5.New(r.Pool), &river.Config{
+	return river.NewClient(newDriver(r.Pool, r.settled), &river.Config{
 		ID:                   r.instance.id,
 		Schema:               "mailcrane",
 		Queues:               map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: r.Workers}},

@@ -47,18 +47,6 @@ func newTransaction(alone bool) *pgx.Batch {
 	return batch
 }
 
-// lockMessages locks messages, but for those that somebody else has locked, and
-// remembers which for the statements after it: [lockedMessages].
-const (
-	lockMessages = `
-	SELECT set_config('mailcrane.locked', coalesce(string_agg(l.id::text, ','), ''), true)
-	FROM (
-		SELECT m.id FROM mailcrane.message AS m WHERE m.id = ANY ($1::uuid[]) ORDER BY m.id FOR NO KEY UPDATE SKIP LOCKED
-	) AS l`
-
-	lockedMessages = `(SELECT string_to_array(current_setting('mailcrane.locked', true), ',')::uuid[])::uuid[]`
-)
-
 // alonePossible turns the error of a group into errAlone, if the database has
 // certainly taken nothing.
 func alonePossible(err error, requests int) error {

@@ -91,7 +91,7 @@ func settings() []setting {
 			parse: func(c *Config, v string) error { c.APIToken = v; return longEnough(v, 16) }},
 		{name: "MAILCRANE_PUBLIC_URL", usage: "how the HTTP API is reached from outside; default: its address",
 			parse: func(c *Config, v string) error { c.PublicURL = strings.TrimSuffix(v, "/"); return checkWebURL(v) }},
-		{name: "MAILCRANE_WORKERS", initial: "300", usage: "messages in hand at a time",
+		{name: "MAILCRANE_WORKERS", initial: "450", usage: "messages in hand at a time",
 			parse: func(c *Config, v string) error { return parseInt(v, 1, 1000, &c.Workers) }},
 		{name: "MAILCRANE_SMTP_CONNECTIONS", initial: "48", usage: "connections to each relay at a time, at most",
 			parse: func(c *Config, v string) error { return parseInt(v, 1, 100, &c.SMTPConnections) }},

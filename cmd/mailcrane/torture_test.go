@@ -117,18 +117,19 @@ func ablations() []ablation {
 		{"no re-check", map[string][][2]string{
 			"../../outbox/open.go": ownNumber,
 			"../../outbox/handover.go": append([][2]string{
-				{"AND m.status = 'queued'\n", "\n"},
-				{"WHERE a.message_id = m.id AND (a.outcome = 'accepted' OR a.outcome IS NULL))", "WHERE a.message_id = m.id AND a.outcome IS NULL)"},
+				{"WHERE m.status = 'queued'\n", "WHERE true\n"},
+				{"(a.outcome = 'accepted' OR a.outcome IS NULL)", "a.outcome IS NULL"},
 			}, fence...),
 		}, "12", "copies that no unknown attempt explains"},
 		{"no unique index", map[string][][2]string{
 			"../../outbox/open.go": ownNumber,
 			"../../outbox/handover.go": append([][2]string{
-				{"WHERE a.message_id = m.id AND (a.outcome = 'accepted' OR a.outcome IS NULL))", "WHERE a.message_id = m.id AND a.outcome = 'accepted')"},
+				{"(a.outcome = 'accepted' OR a.outcome IS NULL)", "a.outcome = 'accepted'"},
 			}, fence...),
 			"../../migrations/000012_attempt.up.sql": {{"CREATE UNIQUE INDEX attempt_one_open", "CREATE INDEX attempt_one_open"}},
 		}, "12", "copies that no unknown attempt explains"},
 		{"completion by state alone", map[string][][2]string{"../../outbox/job.go": {
+			{"r.settled.add(t.job)", "r.settled.take(t.job)"},
 			{"return errors.Join(err, river.JobSnooze(wait))", "_ = river.JobSnooze(wait)\n\treturn errors.Join(err)"},
 		}}, "12", "stuck"},
 		{"soft close after an error", map[string][][2]string{"../../sender/dialogue.go": {
