@@ -1,11 +1,13 @@
 // Package api is the HTTP door to the outbox: a JSON API described by OpenAPI
 // 3.1, for web front ends and services that have no connection to the database.
 //
-//	POST /v1/groups/{group_id}/invitations   invite somebody: 202 and where to look
-//	GET  /v1/invitations/{id}                what became of an invitation
-//	GET  /v1/messages/{id}                   one message with its attempts
-//	GET  /livez, /readyz                     for whoever watches the daemon
-//	GET  /openapi.json, /docs                the description, for programs and people
+//	POST /v1/groups/{group_id}/invitations         invite somebody: 202 and where to look
+//	POST /v1/groups/{group_id}/invitations/batch   invite up to 1,000: 202 and a result for each
+//	GET  /v1/invitations/{id}                      what became of an invitation
+//	GET  /v1/messages/{id}                         one message with its attempts
+//	POST /v1/messages/{id}/release, /mark-sent     decide about a held message
+//	GET  /livez, /readyz                           for whoever watches the daemon
+//	GET  /openapi.json, /docs                      the description, for programs and people
 //
 // # What it guarantees
 //
@@ -48,6 +50,8 @@ type server struct {
 	tokenSum []byte // nil without a token
 	ready    func(context.Context) error
 	logger   *slog.Logger
+
+	itemRules itemRules // of a batch
 }
 
 // sendableToken is what fits into an Authorization header field.

@@ -13,19 +13,30 @@ import (
 )
 
 // guard lets through who may use an operation, and reads the body of those who
-// may. An operation is guarded unless it says that it is open.
+// may, unless the operation does that itself. An operation is guarded unless it
+// says that it is open.
 func (s *server) guard(ctx huma.Context, next func(huma.Context)) {
 	r, w := humago.Unwrap(ctx)
 	r.Header.Del("Accept") // every answer is JSON, however the client spells its wishes
 	refused := s.authorize(ctx.Operation(), r)
 	if refused == nil && r.Method == http.MethodPost {
-		refused = readBody(w, r)
+		refused = prepareBody(ctx.Operation(), w, r)
 	}
 	if refused != nil {
 		writeProblem(w, r, refused)
 		return
 	}
 	next(ctx)
+}
+
+func prepareBody(op *huma.Operation, w http.ResponseWriter, r *http.Request) *problem {
+	if readsBody(op) {
+		return limitBody(w, r, maxBatchBody)
+	}
+	if refused := limitBody(w, r, maxBody); refused != nil {
+		return refused
+	}
+	return readBody(r)
 }
 
 func (s *server) authorize(op *huma.Operation, r *http.Request) *problem {

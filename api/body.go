@@ -19,35 +19,47 @@ import (
 
 // Limits of a request's body.
 const (
-	maxBody     = 64 << 10 // bytes
-	maxNesting  = 64       // objects and arrays in each other
-	bodyTimeout = 5 * time.Second
+	maxBody      = 64 << 10 // bytes
+	maxBatchBody = 1 << 20  // bytes
+	maxNesting   = 64       // objects and arrays in each other
+	bodyTimeout  = 5 * time.Second
 )
 
-// readBody reads the body of r into memory, so that everything that can go
-// wrong with it is answered here: huma counts a broken upload as its own fault.
+// limitBody bounds the size of the body of r, and the time it may take.
 //
 // A body without a content type is refused too. Browsers send one to another
 // site without asking it first, only JSON makes them ask.
-func readBody(w http.ResponseWriter, r *http.Request) *problem {
+func limitBody(w http.ResponseWriter, r *http.Request, size int64) *problem {
 	if !isJSON(r.Header.Get("Content-Type")) {
 		return newProblem(wrongMediaType, "Accept", "application/json")
 	}
 	// Without deadlines, as with some wrapped connections, the server's apply.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return newProblem(bodyTooLarge)
+	r.Body = http.MaxBytesReader(w, r.Body, size)
+	r.Header.Set("Content-Type", "application/json")
+	return nil
+}
+
+// readBody reads the body of r into memory, so that everything that can go
+// wrong with it is answered here: huma counts a broken upload as its own fault.
+func readBody(r *http.Request) *problem {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return brokenBody(err)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return nil
+}
+
+// brokenBody says why a body could not be read to its end.
+func brokenBody(err error) *problem {
+	if limit, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return newProblem(bodyTooLarge).because(fmt.Sprintf("The body is larger than %d bytes. Nothing was written.", limit.Limit))
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return newProblem(slowBody)
 	}
-	if err != nil {
-		return newProblem(malformedBody).because("The body broke off before its end. Nothing was written.")
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	r.Header.Set("Content-Type", "application/json")
-	return nil
+	return newProblem(malformedBody).because("The body broke off before its end. Nothing was written.")
 }
 
 // isJSON accepts application/json and application/*+json.

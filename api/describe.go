@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"reflect"
 	"strconv"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -30,6 +31,37 @@ func inviteOperation() huma.Operation {
 			http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout,
 			http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusServiceUnavailable,
 		},
+	}
+}
+
+// batchOperation describes POST /v1/groups/{group_id}/invitations/batch.
+func batchOperation(registry huma.Registry) huma.Operation {
+	op := inviteOperation()
+	op.OperationID, op.Path = "inviteBatch", op.Path+"/batch"
+	op.Summary = "Invite up to 1,000 people to join a group"
+	op.Description = "The answer has a result for each invitation, in the order of the request. An invitation that is refused keeps no other " +
+		"from being written, unless atomic is asked for; 422 means that nothing was written. The body has at most 1 MiB. " +
+		"Who got no answer may repeat the request: what is pending already is found, and not written again."
+	op.Metadata = map[string]any{streamedBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {
+		Schema: registry.Schema(reflect.TypeFor[batchBody](), true, ""),
+		Example: map[string]any{"invitations": []map[string]any{
+			{"email": "ada@example.com", "inviter_name": "Charles"},
+			{"email": "grace@example.com", "locale": "en-US"},
+		}},
+	}}}}
+	return op
+}
+
+// streamedBody is the description of a body that the operation reads itself. huma
+// reads every body that it knows of before.
+const streamedBody = "streamed body"
+
+func readsBody(op *huma.Operation) bool { return op.Metadata[streamedBody] != nil }
+
+// describeBody adds the streamed body to what is published.
+func describeBody(_ *huma.OpenAPI, op *huma.Operation) {
+	if body, ok := op.Metadata[streamedBody].(*huma.RequestBody); ok {
+		op.RequestBody = body
 	}
 }
 

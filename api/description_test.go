@@ -67,6 +67,7 @@ func TestOpenAPI_listsAllRoutes(t *testing.T) {
 	slices.Sort(routes)
 	want := []string{
 		"GET /livez", "GET /readyz", "GET /v1/invitations/{id}", "GET /v1/messages/{id}", "POST /v1/groups/{group_id}/invitations",
+		"POST /v1/groups/{group_id}/invitations/batch",
 		"POST /v1/messages/{id}/mark-sent", "POST /v1/messages/{id}/release",
 	}
 	if !slices.Equal(routes, want) {

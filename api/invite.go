@@ -16,8 +16,7 @@ import (
 // writeTimeout is how long a write may take, getting a connection included.
 const writeTimeout = 10 * time.Second
 
-// maxContended is how often a write is tried that PostgreSQL undoes because of
-// another one at the same moment.
+// maxContended is how often [insist] tries.
 const maxContended = 3
 
 // inviteInput is the request of [server.invite].
@@ -38,7 +37,7 @@ type inviteBody struct {
 	Link        string         `json:"link,omitempty" example:"https://example.com/join/42" doc:"Where to accept. Default: the daemon makes a link with a token."`
 	Locale      string         `json:"locale,omitempty" example:"de-AT" doc:"The language of the mail (BCP 47). Default: en."`
 	Data        map[string]any `json:"data,omitempty" doc:"More values for the template."`
-	SendAfter   time.Time      `json:"send_after,omitzero" example:"2030-01-31T09:00:00Z" doc:"Do not send before (RFC 3339). Default: at once."`
+	SendAfter   time.Time      `json:"send_after,omitzero" example:"2026-01-31T09:00:00Z" doc:"Do not send before (RFC 3339). Default: at once."`
 	ExpiresIn   int64          `json:"expires_in,omitempty" minimum:"1" maximum:"31622400" example:"604800" doc:"For how many seconds it can be accepted, from send_after or now. Default: 7 days."`
 	Priority    int            `json:"priority,omitempty" minimum:"1" maximum:"4" example:"2" doc:"1 is sent first, 4 last. Default: 2."`
 }
@@ -72,9 +71,9 @@ type inviteReceipt struct {
 
 // invite writes an invitation and its message, or finds the one that there is.
 func (s *server) invite(ctx context.Context, in *inviteInput) (*inviteOutput, error) {
-	invitation := in.invitation()
+	invitation := in.Body.invitation(in.GroupID, in.IdempotencyKey)
 	receipt, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (outbox.Receipt, error) {
-		return write(ctx, tx, invitation)
+		return insist(func() (outbox.Receipt, error) { return outbox.Invite(ctx, tx, invitation) })
 	})
 	if err != nil {
 		return nil, err
@@ -105,28 +104,30 @@ func (s *server) invite(ctx context.Context, in *inviteInput) (*inviteOutput, er
 	return out, nil
 }
 
-func write(ctx context.Context, tx outbox.Tx, invitation outbox.Invitation) (outbox.Receipt, error) {
+// insist repeats a write that PostgreSQL undoes because of another one at the
+// same moment.
+func insist[T any](write func() (T, error)) (T, error) {
 	for try := 1; ; try++ {
-		receipt, err := outbox.Invite(ctx, tx, invitation)
+		written, err := write()
 		if err == nil || try == maxContended || !contended(err) {
-			return receipt, err
+			return written, err
 		}
 	}
 }
 
-func (in *inviteInput) invitation() outbox.Invitation {
+func (b *inviteBody) invitation(groupID, key string) outbox.Invitation {
 	return outbox.Invitation{
-		GroupID:        strings.TrimSpace(in.GroupID),
-		GroupName:      in.Body.GroupName,
-		Email:          in.Body.Email,
-		InviterID:      in.Body.InviterID,
-		InviterName:    in.Body.InviterName,
-		Link:           in.Body.Link,
-		Locale:         in.Body.Locale,
-		Data:           in.Body.Data,
-		SendAfter:      in.Body.SendAfter,
-		ExpiresIn:      time.Duration(in.Body.ExpiresIn) * time.Second,
-		Priority:       in.Body.Priority,
-		IdempotencyKey: in.IdempotencyKey,
+		GroupID:        strings.TrimSpace(groupID),
+		GroupName:      b.GroupName,
+		Email:          b.Email,
+		InviterID:      b.InviterID,
+		InviterName:    b.InviterName,
+		Link:           b.Link,
+		Locale:         b.Locale,
+		Data:           b.Data,
+		SendAfter:      b.SendAfter,
+		ExpiresIn:      time.Duration(b.ExpiresIn) * time.Second,
+		Priority:       b.Priority,
+		IdempotencyKey: key,
 	}
 }

@@ -69,7 +69,7 @@ var (
 	slowBody = kind{http.StatusRequestTimeout, "slow-body", "Body took too long",
 		fmt.Sprintf("The body did not arrive within %s. Nothing was written.", bodyTimeout)}
 	bodyTooLarge = kind{http.StatusRequestEntityTooLarge, "body-too-large", "Body too large",
-		fmt.Sprintf("The body is larger than %d bytes. Nothing was written.", maxBody)}
+		"The body is larger than it may be. Nothing was written."}
 	wrongMediaType = kind{http.StatusUnsupportedMediaType, "unsupported-media-type", "Unsupported media type",
 		"Send JSON and say so: curl --json '{…}' does, or -H 'Content-Type: application/json' -d '{…}'."}
 	invalidInput = kind{http.StatusUnprocessableEntity, "invalid-input", "Invalid input",
@@ -104,6 +104,8 @@ func newInputProblem(errs ...inputError) *problem {
 	return p
 }
 
+const unstorableValue = "holds a value that the database cannot store, such as the character U+0000 or a number out of range"
+
 // toProblem turns what a handler returned into the problem to answer with. It
 // is the only place that decides what an error means in HTTP.
 func toProblem(err error) *problem {
@@ -119,7 +121,7 @@ func toProblem(err error) *problem {
 	case errors.Is(err, outbox.ErrNotHeld):
 		return newProblem(notHeld)
 	case unstorable(err):
-		return newInputProblem(inputError{"body", "holds a value that the database cannot store, such as the character U+0000 or a number out of range"})
+		return newInputProblem(inputError{"body", unstorableValue})
 	case unavailable(err):
 		return newProblem(databaseTrouble, "Retry-After", "5")
 	default:
@@ -185,13 +187,18 @@ func translate(status huma.StatusError) *problem {
 		return p
 	}
 	for _, found := range model.Errors {
-		location := found.Location
-		if !plainLocation.MatchString(location) {
-			location = "body"
-		}
-		p.Errors = append(p.Errors, inputError{location, found.Message})
+		p.Errors = append(p.Errors, plainDetail(found))
 	}
 	return p
+}
+
+// plainDetail is what huma has found, without the value and without names that
+// may be one.
+func plainDetail(found *huma.ErrorDetail) inputError {
+	if !plainLocation.MatchString(found.Location) {
+		return inputError{"body", found.Message}
+	}
+	return inputError{found.Location, found.Message}
 }
 
 // writeProblem answers with p where huma is not involved.

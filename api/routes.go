@@ -19,7 +19,9 @@ func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
 	h.OpenAPI().Components.Schemas.RegisterTypeAlias(reflect.TypeFor[huma.ErrorModel](), reflect.TypeFor[problem]())
 	h.UseMiddleware(s.guard)
 
+	s.itemRules = newItemRules(h.OpenAPI().Components.Schemas)
 	huma.Register(h, inviteOperation(), handle(s, s.invite))
+	huma.Register(h, batchOperation(h.OpenAPI().Components.Schemas), handle(s, s.inviteBatch))
 	huma.Register(h, invitationOperation(), handle(s, s.getInvitation))
 	huma.Register(h, messageOperation(), handle(s, s.getMessage))
 	huma.Register(h, releaseOperation(), handle(s, s.release))
@@ -72,7 +74,7 @@ func humaConfig(version string) huma.Config {
 					Description: "The value of MAILCRANE_API_TOKEN. A daemon without one answers programs on its own machine, and needs none from them.",
 				}},
 			},
-			OnAddOperation: []huma.AddOpFunc{describeAnswers},
+			OnAddOperation: []huma.AddOpFunc{describeBody, describeAnswers},
 		},
 		Formats:       map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()}, // "json": application/problem+json
 		DefaultFormat: "application/json",
