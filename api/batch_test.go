@@ -11,11 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/mailcrane/mailcrane/api"
 	"github.com/mailcrane/mailcrane/outbox"
-	"github.com/mailcrane/mailcrane/outbox/outboxtest"
 )
 
 const batchPath = "/v1/groups/{group_id}/invitations/batch"
@@ -187,17 +183,7 @@ func TestBatch_whatIsWrongWithTheWhole(t *testing.T) {
 
 func TestBatch_takesAThousandInOneCall(t *testing.T) {
 	t.Parallel()
-	queries := &counter{}
-	s := start(t, func(c *api.Config) {
-		config := outboxtest.Database(t).Config()
-		config.ConnConfig.Tracer = queries
-		pool, err := pgxpool.NewWithConfig(t.Context(), config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(pool.Close)
-		c.Pool = pool
-	})
+	s, queries := startCounted(t)
 	items := make([]string, 1000)
 	for i := range items {
 		items[i] = fmt.Sprintf(`{"email":"u%d@example.com","data":{"fill":"%s"}}`, i, strings.Repeat("x", 900))

@@ -122,8 +122,9 @@ func (c *counter) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQ
 
 func (c *counter) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-func TestInvite_createdTakesOneRoundTrip(t *testing.T) {
-	t.Parallel()
+// startCounted starts a service whose queries are counted.
+func startCounted(t *testing.T) (*service, *counter) {
+	t.Helper()
 	queries := &counter{}
 	s := start(t, func(c *api.Config) {
 		config := outboxtest.Database(t).Config()
@@ -135,6 +136,12 @@ func TestInvite_createdTakesOneRoundTrip(t *testing.T) {
 		t.Cleanup(pool.Close)
 		c.Pool = pool
 	})
+	return s, queries
+}
+
+func TestInvite_createdTakesOneRoundTrip(t *testing.T) {
+	t.Parallel()
+	s, queries := startCounted(t)
 	s.invite(ada).want(http.StatusAccepted)
 	if n := queries.n.Load(); n != 1 {
 		t.Errorf("a new invitation took %d queries", n)
