@@ -94,7 +94,7 @@ func TestAcceptLink_changesWithSecretInvitationAndGeneration(t *testing.T) {
 	seen := map[string]bool{}
 	for _, secret := range []string{"one", "two"} {
 		r := &Relay{RelayConfig: RelayConfig{AcceptURL: "https://x/?t={token}&again={token}", Secret: []byte(secret)}}
-		for _, id := range []string{"a", "b"} {
+		for _, id := range []string{"01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b21", "01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b22"} {
 			for generation := range 2 {
 				link, _ := r.acceptLink(id, generation)
 				again, _ := r.acceptLink(id, generation)

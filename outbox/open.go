@@ -43,13 +43,13 @@ type loaded struct {
 	OpenAttempt                                  int  // number of the open attempt, 0 for none
 	OpenIsLive                                   bool // and whether its daemon is alive
 
-	Data []byte // of the application, as JSON
+	Data       []byte // of the application, as JSON
+	Generation int    // of the link
 
 	// The invitation, if the message is about one.
 	InvitationID, InvitationStatus string
 	GroupID, GroupName, Email      string
 	InviterID, InviterName, Link   string
-	Generation                     int
 	ExpiresAt                      *time.Time
 }
 
@@ -179,7 +179,7 @@ const loadMessages = `
 	       coalesce(i.inviter_id, '') AS inviter_id,
 	       coalesce(i.inviter_name, '') AS inviter_name,
 	       coalesce(i.link, '') AS link,
-	       coalesce(i.generation, 0) AS generation,
+	       m.generation,
 	       i.expires_at
 	FROM m
 	JOIN rules AS r ON r.tenant = m.tenant AND r.template = m.template

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // ErrNotHeld means that a message is in a state in which a human's decision is
@@ -54,8 +53,7 @@ func MarkSent(ctx context.Context, tx Tx, id string) error {
 }
 
 func decideHeld(ctx context.Context, tx Tx, what, id, statement string) error {
-	var parsed pgtype.UUID
-	if parsed.Scan(id) != nil {
+	if !isUUID(id) {
 		return fmt.Errorf("message: %w", ErrNotFound)
 	}
 	_, err := query(ctx, tx, pgx.RowTo[*string], statement, id)

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Status is where a message stands.
@@ -117,8 +116,7 @@ func GetMessage(ctx context.Context, tx Tx, id string) (MessageRecord, error) {
 
 func get[T any](ctx context.Context, tx Tx, what, id, statement string) (T, error) {
 	var none T
-	var parsed pgtype.UUID
-	if parsed.Scan(id) != nil {
+	if !isUUID(id) {
 		return none, fmt.Errorf("%s: %w", what, ErrNotFound)
 	}
 	records, err := query(ctx, tx, scanDocument[T], statement, id)

@@ -169,6 +169,25 @@ func (r *Relay) takeInventory(ctx context.Context, missing map[runningJob]time.T
 	return tag.RowsAffected(), err
 }
 
+// mostLapsed is how many invitations expire in one transaction.
+const mostLapsed = 1000
+
+// expireInvitations marks those as expired whose time is over. Nothing waits for
+// it: whoever looks at an invitation looks at the clock too.
+func (r *Relay) expireInvitations(ctx context.Context) {
+	every(ctx, min(10*time.Second, r.Lease), func() {
+		for expired := int64(mostLapsed); expired == mostLapsed && !r.instance.copied(); {
+			err := r.Pool.QueryRow(ctx, `SELECT mailcrane.expire_invitations($1)`, mostLapsed).Scan(&expired)
+			if err != nil {
+				if ctx.Err() == nil {
+					r.Logger.Error("expire invitations failed", "error", err)
+				}
+				return
+			}
+		}
+	})
+}
+
 // every calls do at the given interval until ctx ends.
 func every(ctx context.Context, interval time.Duration, do func()) {
 	ticker := time.NewTicker(interval)
