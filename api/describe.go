@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -10,7 +11,7 @@ import (
 
 // inviteOperation describes POST /v1/groups/{group_id}/invitations.
 func inviteOperation() huma.Operation {
-	return huma.Operation{
+	return withBody(huma.Operation{
 		OperationID: "invite",
 		Method:      http.MethodPost,
 		Path:        "/v1/groups/{group_id}/invitations",
@@ -20,18 +21,13 @@ func inviteOperation() huma.Operation {
 			"A group has one pending invitation for an address at a time: asking again gives that one.",
 		DefaultStatus:                http.StatusAccepted,
 		RejectUnknownQueryParameters: true,
-		MaxBodyBytes:                 maxBody + 1, // huma takes the limit itself for too much
-		BodyReadTimeout:              -1,          // no deadline any more: the body has been read
 		RequestBody: &huma.RequestBody{Content: map[string]*huma.MediaType{"application/json": {Example: map[string]any{
 			"email":        "ada@example.com",
 			"group_name":   "Analytical Engine Club",
 			"inviter_name": "Charles",
 		}}}},
-		Errors: []int{
-			http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusRequestTimeout,
-			http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusServiceUnavailable,
-		},
-	}
+		Errors: []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable},
+	})
 }
 
 // batchOperation describes POST /v1/groups/{group_id}/invitations/batch.
@@ -90,9 +86,85 @@ func markSentOperation() huma.Operation {
 }
 
 func decideOperation(id, path, summary, description string) huma.Operation {
-	op := lookOperation(id, path, "Messages", summary, description)
+	return changeOperation(id, path, "Messages", summary, description)
+}
+
+func acceptOperation() huma.Operation {
+	return tokenOperation("acceptByToken", "/v1/invitations/accept", "Accept the invitation that a token is for",
+		"Of two requests at once, one succeeds. Where joining the group must not come apart from it, call mailcrane.accept in "+
+			"the application's own transaction instead.")
+}
+
+func declineOperation() huma.Operation {
+	return tokenOperation("declineByToken", "/v1/invitations/decline", "Decline the invitation that a token is for",
+		"Mails about it that wait are withdrawn.")
+}
+
+func verifyOperation() huma.Operation {
+	op := tokenOperation("verifyToken", "/v1/invitations/verify", "Which invitation is a token for?",
+		"Changes nothing. Gives the invitation whatever its status.")
+	op.Errors = slices.DeleteFunc(op.Errors, func(status int) bool { return status == http.StatusConflict })
+	return op
+}
+
+func tokenOperation(id, path, summary, description string) huma.Operation {
+	op := changeOperation(id, path, "Invitations", summary, description+
+		" Only tokens that were mailed are good, and only those of the latest mail that the invitation was sent or resent with.")
+	return withBody(op)
+}
+
+func acceptInvitationOperation() huma.Operation {
+	return changeOperation("acceptInvitation", "/v1/invitations/{id}/accept", "Invitations", "Accept an invitation",
+		"For an application that passed a link of its own.")
+}
+
+func declineInvitationOperation() huma.Operation {
+	return changeOperation("declineInvitation", "/v1/invitations/{id}/decline", "Invitations", "Decline an invitation",
+		"For an application that passed a link of its own.")
+}
+
+func revokeOperation() huma.Operation {
+	return changeOperation("revokeInvitation", "/v1/invitations/{id}/revoke", "Invitations", "Take an invitation back",
+		"Its links become invalid, and mails that wait are withdrawn. A second request gives an answer as well.")
+}
+
+func resendOperation() huma.Operation {
+	op := changeOperation("resendInvitation", "/v1/invitations/{id}/resend", "Invitations", "Mail an invitation again",
+		"With a new link; those mailed so far become invalid. How soon and how often is a matter of the policy.")
+	op.DefaultStatus = http.StatusAccepted
+	op.Errors = append(op.Errors, http.StatusTooManyRequests)
+	return op
+}
+
+func changeAddressOperation() huma.Operation {
+	op := withBody(resendOperation())
+	op.OperationID, op.Path = "changeAddress", "/v1/invitations/{id}/change-address"
+	op.Summary = "Mail an invitation to another address"
+	op.Description = "With a new link; those mailed so far become invalid. It counts as mailing it again, and need not wait."
+	return op
+}
+
+func cancelOperation() huma.Operation {
+	op := changeOperation("cancelMessage", "/v1/messages/{id}/cancel", "Messages", "Withdraw a message",
+		"One that a relay may have got is not repeated. A second request gives an answer as well.")
+	op.Errors = slices.DeleteFunc(op.Errors, func(status int) bool { return status == http.StatusConflict })
+	return op
+}
+
+// changeOperation describes a POST without a body.
+func changeOperation(id, path, tag, summary, description string) huma.Operation {
+	op := lookOperation(id, path, tag, summary, description)
 	op.Method = http.MethodPost
 	op.Errors = append(op.Errors, http.StatusConflict)
+	return op
+}
+
+// withBody adds what an operation with a small body can answer.
+func withBody(op huma.Operation) huma.Operation {
+	op.MaxBodyBytes = maxBody + 1 // huma takes the limit itself for too much
+	op.BodyReadTimeout = -1       // no deadline any more: the body has been read
+	op.Errors = append(op.Errors,
+		http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	return op
 }
 
@@ -127,7 +199,7 @@ func healthOperation(name, summary string, statuses ...int) huma.Operation {
 func describeAnswers(_ *huma.OpenAPI, op *huma.Operation) {
 	kinds := map[int]kind{}
 	for _, k := range []kind{
-		malformedBody, unauthorized, localOnly, notFound, notHeld, slowBody, bodyTooLarge, wrongMediaType, invalidInput, internalError, databaseTrouble,
+		malformedBody, unauthorized, localOnly, notFound, notPending, notHeld, slowBody, bodyTooLarge, wrongMediaType, invalidInput, limitReached, internalError, databaseTrouble,
 	} {
 		kinds[k.status] = k
 	}
@@ -143,6 +215,8 @@ func describeAnswers(_ *huma.OpenAPI, op *huma.Operation) {
 		switch code {
 		case http.StatusUnauthorized:
 			describeHeader(response, "WWW-Authenticate", "Bearer (RFC 6750).")
+		case http.StatusTooManyRequests:
+			describeHeader(response, "Retry-After", "Seconds to wait before the next try. Missing if it will not be possible.")
 		case http.StatusServiceUnavailable:
 			describeHeader(response, "Retry-After", "Seconds to wait before the next try.")
 		}

@@ -68,7 +68,10 @@ func TestOpenAPI_listsAllRoutes(t *testing.T) {
 	want := []string{
 		"GET /livez", "GET /readyz", "GET /v1/invitations/{id}", "GET /v1/messages/{id}", "POST /v1/groups/{group_id}/invitations",
 		"POST /v1/groups/{group_id}/invitations/batch",
-		"POST /v1/messages/{id}/mark-sent", "POST /v1/messages/{id}/release",
+		"POST /v1/invitations/accept", "POST /v1/invitations/decline", "POST /v1/invitations/verify",
+		"POST /v1/invitations/{id}/accept", "POST /v1/invitations/{id}/change-address", "POST /v1/invitations/{id}/decline",
+		"POST /v1/invitations/{id}/resend", "POST /v1/invitations/{id}/revoke",
+		"POST /v1/messages/{id}/cancel", "POST /v1/messages/{id}/mark-sent", "POST /v1/messages/{id}/release",
 	}
 	if !slices.Equal(routes, want) {
 		t.Errorf("routes are %q, want %q", routes, want)

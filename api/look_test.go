@@ -3,8 +3,10 @@ package api_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,12 +14,14 @@ import (
 )
 
 // smtpLike answers like a relay: no to bounce@example.com, else yes.
-type smtpLike struct{}
+// It remembers the links.
+type smtpLike struct{ links sync.Map }
 
-func (smtpLike) Send(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+func (s *smtpLike) Send(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
 	if err := handover(ctx, "smtp.example.com:587"); err != nil {
 		return outbox.Reply{}, err
 	}
+	s.links.Store(m.ID, m.Data["link"])
 	if m.Recipient == "bounce@example.com" {
 		return outbox.Reply{Relay: "smtp.example.com:587", Code: 550, Enhanced: "5.1.1", Text: "No such user"},
 			&outbox.SendError{Outcome: outbox.Rejected, Err: errors.New("550 5.1.1 No such user")}
@@ -25,12 +29,20 @@ func (smtpLike) Send(ctx context.Context, m *outbox.Message, handover outbox.Han
 	return outbox.Reply{Relay: "smtp.example.com:587", Code: 250, Enhanced: "2.0.0", Text: "OK: queued as 1"}, nil
 }
 
+// token is the one in the link that was mailed with a message.
+func (s *smtpLike) token(messageID any) string {
+	link, _ := s.links.Load(messageID)
+	_, token, _ := strings.Cut(fmt.Sprint(link), "token=")
+	return token
+}
+
 // relay runs a relay on the database of s.
-func (s *service) relay() {
+func (s *service) relay() *smtpLike {
 	s.t.Helper()
+	hop := &smtpLike{}
 	relay, err := outbox.NewRelay(outbox.RelayConfig{
 		Pool:      s.pool,
-		Senders:   map[string]outbox.Sender{"email": smtpLike{}},
+		Senders:   map[string]outbox.Sender{"email": hop},
 		AcceptURL: "https://example.com/join?token={token}",
 		Secret:    []byte("0123456789abcdef0123456789abcdef"),
 
@@ -49,6 +61,7 @@ func (s *service) relay() {
 			s.t.Error(err)
 		}
 	})
+	return hop
 }
 
 // finished looks at path until its message is finished.

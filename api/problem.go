@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strconv"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -62,6 +63,14 @@ var (
 		"A page of another web site must not do this. Set MAILCRANE_API_TOKEN, and call from a server."}
 	notFound = kind{http.StatusNotFound, "not-found", "Not found",
 		"There is nothing with this id."}
+	invalidToken = kind{http.StatusNotFound, "invalid-token", "Token is not valid",
+		"It was never mailed, or a newer mail has replaced it. Nothing was written."}
+	notPending = kind{http.StatusConflict, "not-pending", "Invitation is not pending",
+		"The invitation is accepted, declined, revoked or expired. Nothing was written."}
+	alreadyInvited = kind{http.StatusConflict, "already-invited", "Address is invited already",
+		"There is a pending invitation of this address to the group. Nothing was written: revoke one of the two."}
+	limitReached = kind{http.StatusTooManyRequests, "limit-reached", "Limit reached",
+		"Mails about this follow each other too soon, or there were too many. Nothing was written."}
 	notHeld = kind{http.StatusConflict, "not-held", "Message is not held",
 		"Only a held message waits for a decision, and only one with an unknown outcome can be marked as sent. Nothing was written."}
 	wrongMethod = kind{http.StatusMethodNotAllowed, "method-not-allowed", "Method not allowed",
@@ -115,7 +124,17 @@ func toProblem(err error) *problem {
 	if input, ok := errors.AsType[*outbox.InputError](err); ok {
 		return fromInputError(input)
 	}
+	if status, ok := errors.AsType[*outbox.StatusError](err); ok {
+		return newProblem(notPending).because(fmt.Sprintf("The invitation is %s. Nothing was written.", status.Status))
+	}
+	if limit, ok := errors.AsType[*outbox.LimitError](err); ok {
+		return fromLimitError(limit)
+	}
 	switch {
+	case errors.Is(err, outbox.ErrInvalidToken):
+		return newProblem(invalidToken)
+	case errors.Is(err, outbox.ErrAlreadyInvited):
+		return newProblem(alreadyInvited)
 	case errors.Is(err, outbox.ErrNotFound):
 		return newProblem(notFound)
 	case errors.Is(err, outbox.ErrNotHeld):
@@ -127,6 +146,14 @@ func toProblem(err error) *problem {
 	default:
 		return newProblem(internalError)
 	}
+}
+
+func fromLimitError(limit *outbox.LimitError) *problem {
+	if limit.RetryAfter == 0 {
+		return newProblem(limitReached).because("This was done as often as the policy allows. Nothing was written.")
+	}
+	return newProblem(limitReached, "Retry-After", strconv.Itoa(int(limit.RetryAfter.Seconds()))).
+		because("The last mail about this is too young. Nothing was written: repeat the request after Retry-After seconds.")
 }
 
 // fromInputError says where in the request each problem of the database's
