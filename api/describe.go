@@ -151,6 +151,14 @@ func cancelOperation() huma.Operation {
 	return op
 }
 
+func eventsOperation() huma.Operation {
+	op := lookOperation("listEvents", "/v1/events", "Events", "What has happened since",
+		"Oldest first. Whoever goes on with next misses no event and gets none twice, however many requests write at the same time. "+
+			"An event appears as soon as no older transaction that writes is still running on the server.")
+	op.Errors = slices.DeleteFunc(op.Errors, func(status int) bool { return status == http.StatusNotFound })
+	return op
+}
+
 // changeOperation describes a POST without a body.
 func changeOperation(id, path, tag, summary, description string) huma.Operation {
 	op := lookOperation(id, path, tag, summary, description)

@@ -66,7 +66,7 @@ func TestOpenAPI_listsAllRoutes(t *testing.T) {
 	}
 	slices.Sort(routes)
 	want := []string{
-		"GET /livez", "GET /readyz", "GET /v1/invitations/{id}", "GET /v1/messages/{id}", "POST /v1/groups/{group_id}/invitations",
+		"GET /livez", "GET /readyz", "GET /v1/events", "GET /v1/invitations/{id}", "GET /v1/messages/{id}", "POST /v1/groups/{group_id}/invitations",
 		"POST /v1/groups/{group_id}/invitations/batch",
 		"POST /v1/invitations/accept", "POST /v1/invitations/decline", "POST /v1/invitations/verify",
 		"POST /v1/invitations/{id}/accept", "POST /v1/invitations/{id}/change-address", "POST /v1/invitations/{id}/decline",

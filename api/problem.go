@@ -167,6 +167,8 @@ func fromInputError(input *outbox.InputError) *problem {
 			location = "path.group_id"
 		case "idempotency_key":
 			location = "header.Idempotency-Key"
+		case "after":
+			location = "query.after"
 		case "input", "invitations":
 			location = "body"
 		}

@@ -35,6 +35,7 @@ func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
 	huma.Register(h, cancelOperation(), handle(s, s.cancelMessage))
 	huma.Register(h, releaseOperation(), handle(s, s.release))
 	huma.Register(h, markSentOperation(), handle(s, s.markSent))
+	huma.Register(h, eventsOperation(), handle(s, s.listEvents))
 	huma.Register(h, healthOperation("livez", "Is the program alive?"), handle(s, s.live))
 	huma.Register(h, healthOperation("readyz", "Would requests and messages get through now?", http.StatusServiceUnavailable), handle(s, s.isReady))
 	registerDocs(mux)
@@ -72,6 +73,7 @@ func humaConfig(version string) huma.Config {
 			Tags: []*huma.Tag{
 				{Name: "Invitations", Description: "Ask people to join a group."},
 				{Name: "Messages", Description: "What was sent, when, and what the relay said."},
+				{Name: "Events", Description: "What has happened, for programs that want to know."},
 				{Name: "Health", Description: "For whoever watches the daemon."},
 			},
 			Security: []map[string][]string{{"token": {}}},
