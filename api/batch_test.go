@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -241,6 +242,9 @@ func TestBatch_bodyHasLimits(t *testing.T) {
 	}
 }
 
+// oddName is a name behind which huma loses its way.
+var oddName = regexp.MustCompile(`[.\[][^"]*" *:`)
+
 // One in a batch fares as it would alone.
 func TestBatch_judgesAsForASingleInvitation(t *testing.T) {
 	t.Parallel()
@@ -262,8 +266,8 @@ func TestBatch_judgesAsForASingleInvitation(t *testing.T) {
 			t.Errorf("seed %d, body %d %.300q: alone %d %s, in a batch %s", seed, i, body, alone.StatusCode, alone.body, a.body)
 		}
 		seen[r.Results[0].Result]++
-		if alone.StatusCode != http.StatusUnprocessableEntity || strings.Contains(body, "{{.}}") {
-			continue // huma loses its way behind a name with a dot
+		if alone.StatusCode != http.StatusUnprocessableEntity || oddName.MatchString(body) {
+			continue
 		}
 		var p struct{ Errors []itemError }
 		if err := json.Unmarshal(alone.body, &p); err != nil {
