@@ -127,3 +127,25 @@ func TestReadme_namesEverySetting(t *testing.T) {
 		}
 	}
 }
+
+// The view in Python says to the database what it should.
+func TestReadme_itsPythonInvites(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	snippets := blocks(readme(t), "python")
+	if len(snippets) != 3 {
+		t.Fatalf("%d snippets", len(snippets))
+	}
+	statement := regexp.MustCompile(`"(SELECT [^"]*)"`).FindStringSubmatch(snippets[1])
+	if statement == nil {
+		t.Fatal("no statement")
+	}
+	query := statement[1]
+	for _, value := range []string{"'42'", "'ada@example.com'", "'Engine'", "'Charles'"} {
+		query = strings.Replace(query, "%s", value, 1)
+	}
+	var id, result string
+	if err := pool.QueryRow(t.Context(), query).Scan(&id, &result); err != nil || id == "" || result != "created" {
+		t.Errorf("%q, %q, %v", id, result, err)
+	}
+}
