@@ -112,7 +112,8 @@ func TestRevoke_isTrueInARace(t *testing.T) {
 				}
 			}
 			t.Log(answers)
-			if answers[outbox.StoppedInTime] == 0 || answers[outbox.AlreadySent]+answers[outbox.InFlight] == 0 {
+			// With an old snapshot it takes luck to know that one was stopped.
+			if isolation == pgx.ReadCommitted && answers[outbox.StoppedInTime] == 0 || answers[outbox.AlreadySent]+answers[outbox.InFlight] == 0 {
 				t.Error("one side has won every race")
 			}
 		})
