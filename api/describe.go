@@ -26,7 +26,7 @@ func inviteOperation() huma.Operation {
 			"group_name":   "Analytical Engine Club",
 			"inviter_name": "Charles",
 		}}}},
-		Errors: []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable},
+		Errors: []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests, http.StatusServiceUnavailable},
 	})
 }
 

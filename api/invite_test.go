@@ -112,6 +112,40 @@ func TestInvite_suppressedAddressIsSaid(t *testing.T) {
 	}
 }
 
+func TestInvite_reminds(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.invite(`{"email":"ada@example.com","remind_after":[86400,172800]}`).want(http.StatusAccepted)
+	if n := count(t, s.pool, `SELECT count(*) FROM mailcrane.invitation WHERE remind_after = '{24:00,48:00}'`); n != 1 {
+		t.Error("the times are not written")
+	}
+	for _, given := range []string{`[0]`, `[7,7]`, `["1 day"]`, `7`, `[1,2,3,4,5,6,7,8,9,10,11]`, `[31622401]`} {
+		a := s.invite(`{"email":"bob@example.com","remind_after":` + given + `}`)
+		a.problem(http.StatusUnprocessableEntity, "invalid-input")
+		s.silent(a)
+	}
+}
+
+func TestInvite_hasAQuota(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	if _, err := s.pool.Exec(t.Context(), `INSERT INTO mailcrane.quota (kind, at_most) VALUES ('tenant', 1)`); err != nil {
+		t.Fatal(err)
+	}
+	s.invite(ada).want(http.StatusAccepted)
+	for path, a := range map[string]*answer{
+		"/v1/groups/{group_id}/invitations": s.invite(`{"email":"bob@example.com"}`),
+		batchPath:                           s.batch([]string{`{"email":"bob@example.com"}`}),
+	} {
+		s.description().declared(a, path)
+		a.problem(http.StatusTooManyRequests, "limit-reached")
+		if a.Header.Get("Retry-After") == "" {
+			t.Errorf("%s: no Retry-After", path)
+		}
+	}
+	s.invite(ada).want(http.StatusAccepted) // there already, and nothing new
+}
+
 // counter counts queries.
 type counter struct{ n atomic.Int64 }
 

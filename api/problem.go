@@ -70,7 +70,7 @@ var (
 	alreadyInvited = kind{http.StatusConflict, "already-invited", "Address is invited already",
 		"There is a pending invitation of this address to the group. Nothing was written: revoke one of the two."}
 	limitReached = kind{http.StatusTooManyRequests, "limit-reached", "Limit reached",
-		"Mails about this follow each other too soon, or there were too many. Nothing was written."}
+		"It is too soon to do this again, or it was done too often. Nothing was written."}
 	notHeld = kind{http.StatusConflict, "not-held", "Message is not held",
 		"Only a held message waits for a decision, and only one with an unknown outcome can be marked as sent. Nothing was written."}
 	wrongMethod = kind{http.StatusMethodNotAllowed, "method-not-allowed", "Method not allowed",
@@ -153,7 +153,7 @@ func fromLimitError(limit *outbox.LimitError) *problem {
 		return newProblem(limitReached).because("This was done as often as the policy allows. Nothing was written.")
 	}
 	return newProblem(limitReached, "Retry-After", strconv.Itoa(int(limit.RetryAfter.Seconds()))).
-		because("The last mail about this is too young. Nothing was written: repeat the request after Retry-After seconds.")
+		because("It is too soon to do this again. Nothing was written: repeat the request after Retry-After seconds.")
 }
 
 // fromInputError says where in the request each problem of the database's

@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -39,6 +42,16 @@ func (e *InputError) Error() string {
 	return "invalid input: " + strings.Join(lines, "; ")
 }
 
+// LimitError means that something was asked for too often, or too soon. Nothing
+// was written.
+type LimitError struct {
+	Limit      string        // what the database said
+	RetryAfter time.Duration // when it is possible again, in whole seconds; 0: never
+}
+
+// Error says which limit it is.
+func (e *LimitError) Error() string { return e.Limit }
+
 // invalidParameter is the SQLSTATE of what the write path refuses.
 const invalidParameter = "22023"
 
@@ -58,6 +71,23 @@ func asInputError(err error) error {
 	// Another driver, which keeps the detail to itself.
 	input.Problems = []Problem{{Field: "input", Problem: err.Error()}}
 	return input
+}
+
+// waitSaid is in the error whatever the driver leaves out of it.
+var waitSaid = regexp.MustCompile(`wait ([0-9]+) seconds`)
+
+// asRefusal turns what the database refuses into an [*InputError] or a
+// [*LimitError], and leaves any other error as it is.
+func asRefusal(err error) error {
+	if sqlState(err) != "53400" {
+		return asInputError(err)
+	}
+	limit := &LimitError{Limit: err.Error()}
+	if said := waitSaid.FindStringSubmatch(limit.Limit); said != nil {
+		seconds, _ := strconv.Atoi(said[1])
+		limit.RetryAfter = time.Duration(seconds) * time.Second
+	}
+	return limit
 }
 
 // sqlState is the SQLSTATE of an error of the database, whatever the driver.

@@ -27,6 +27,10 @@ type Invitation struct {
 	ExpiresIn      time.Duration  // how long it can be accepted, from SendAfter or now; default 7 days
 	Priority       int            // 1 (first) to 4 (last); default 2
 	IdempotencyKey string         // a second call with the same key gives the first one's result
+
+	// RemindAfter says when to remind who has not answered, from SendAfter or now: up to
+	// ten times, each later than the one before.
+	RemindAfter []time.Duration
 }
 
 // Draft is a message before it is enqueued. Recipient and Template are
@@ -64,8 +68,9 @@ type Receipt struct {
 // Invite records inv and its delivery job on tx. Nothing is sent unless tx
 // commits.
 //
-// Bad input gives an [*InputError], and nothing is written; as with any error
-// of PostgreSQL, the transaction can then only be rolled back, to a savepoint
+// Bad input gives an [*InputError], and a tenant or inviter who has invited enough
+// people today (mailcrane.quota) a [*LimitError]. Nothing is written then; as with
+// any error of PostgreSQL, the transaction can only be rolled back, to a savepoint
 // at least.
 func Invite(ctx context.Context, tx Tx, inv Invitation) (Receipt, error) {
 	receipts, err := inviteOne(ctx, tx, inv)
@@ -85,7 +90,7 @@ func inviteOne(ctx context.Context, tx Tx, inv Invitation) ([]Receipt, error) {
 			return InviteMany(ctx, tx, []Invitation{inv})
 		}
 	}
-	if inv.Priority < 0 || inv.Priority > 4 || inv.SendAfter.Year() > 9999 {
+	if inv.Priority < 0 || inv.Priority > 4 || inv.SendAfter.Year() > 9999 || len(inv.RemindAfter) > 0 {
 		return InviteMany(ctx, tx, []Invitation{inv})
 	}
 	data, err := json.Marshal(inv.Data) // nil becomes null, which the function takes for {}
@@ -102,7 +107,7 @@ func inviteOne(ctx context.Context, tx Tx, inv Invitation) ([]Receipt, error) {
 		inv.GroupID, inv.Email, inv.GroupName, inv.InviterID, inv.InviterName, inv.Link, inv.Locale, string(data),
 		optionalTime(inv.SendAfter), optionalInterval(inv.ExpiresIn), inv.Priority, inv.IdempotencyKey, inv.Tenant)
 	if err != nil {
-		return nil, fmt.Errorf("invite: %w", asInputError(err))
+		return nil, fmt.Errorf("invite: %w", asRefusal(err))
 	}
 	return receipts, nil
 }
@@ -129,7 +134,7 @@ func InviteMany(ctx context.Context, tx Tx, invs []Invitation) ([]Receipt, error
 		FROM mailcrane.invite_many($1::text::jsonb, coalesce(nullif($2::text, ''), 'default'))`,
 		string(document), invs[0].Tenant)
 	if err != nil {
-		return nil, fmt.Errorf("invite: %w", asInputError(err))
+		return nil, fmt.Errorf("invite: %w", asRefusal(err))
 	}
 	return receipts, nil
 }
@@ -148,6 +153,7 @@ type item struct {
 	ExpiresIn      string         `json:"expires_in,omitempty"`
 	Priority       int            `json:"priority,omitempty"`
 	IdempotencyKey string         `json:"idempotency_key,omitempty"`
+	RemindAfter    []string       `json:"remind_after,omitempty"`
 }
 
 func newItem(inv Invitation) item {
@@ -164,6 +170,7 @@ func newItem(inv Invitation) item {
 		ExpiresIn:      optionalInterval(inv.ExpiresIn),
 		Priority:       inv.Priority,
 		IdempotencyKey: inv.IdempotencyKey,
+		RemindAfter:    column(inv.RemindAfter, optionalInterval),
 	}
 }
 

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -35,16 +33,6 @@ type StatusError struct {
 
 // Error says what the invitation is instead.
 func (e *StatusError) Error() string { return "the invitation is " + e.Status }
-
-// LimitError means that something was asked for too often, or too soon. Nothing
-// was written.
-type LimitError struct {
-	Limit      string        // what the database said
-	RetryAfter time.Duration // when it is possible again, in whole seconds; 0: never
-}
-
-// Error says which limit it is.
-func (e *LimitError) Error() string { return e.Limit }
 
 // Stopped says whether a message was withdrawn in time.
 type Stopped string
@@ -186,11 +174,8 @@ func isUUID(id string) bool {
 	return parsed.Scan(id) == nil
 }
 
-// What the database says in its errors, whatever the driver leaves out of them.
-var (
-	statusSaid = regexp.MustCompile(`the invitation is ([a-z]+)`)
-	waitSaid   = regexp.MustCompile(`wait ([0-9]+) seconds`)
-)
+// statusSaid is in the error whatever the driver leaves out of it.
+var statusSaid = regexp.MustCompile(`the invitation is ([a-z]+)`)
 
 // asLifecycleError names what the functions of the lifecycle refuse.
 func asLifecycleError(err error) error {
@@ -205,13 +190,6 @@ func asLifecycleError(err error) error {
 		return refused
 	case "23505":
 		return ErrAlreadyInvited
-	case "53400":
-		limit := &LimitError{Limit: err.Error()}
-		if said := waitSaid.FindStringSubmatch(limit.Limit); said != nil {
-			seconds, _ := strconv.Atoi(said[1])
-			limit.RetryAfter = time.Duration(seconds) * time.Second
-		}
-		return limit
 	}
-	return asInputError(err)
+	return asRefusal(err)
 }

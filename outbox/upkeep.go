@@ -169,23 +169,29 @@ func (r *Relay) takeInventory(ctx context.Context, missing map[runningJob]time.T
 	return tag.RowsAffected(), err
 }
 
-// mostLapsed is how many invitations expire in one transaction.
-const mostLapsed = 1000
+// mostAtOnce is how many invitations the upkeep changes in one transaction.
+const mostAtOnce = 1000
 
-// expireInvitations marks those as expired whose time is over. Nothing waits for
-// it: whoever looks at an invitation looks at the clock too.
-func (r *Relay) expireInvitations(ctx context.Context) {
+// tendInvitations marks those as expired whose time is over, and reminds of others.
+// Nothing waits for the first: whoever looks at an invitation looks at the clock too.
+func (r *Relay) tendInvitations(ctx context.Context) {
 	every(ctx, min(10*time.Second, r.Lease), func() {
-		for expired := int64(mostLapsed); expired == mostLapsed && !r.instance.copied(); {
-			err := r.Pool.QueryRow(ctx, `SELECT mailcrane.expire_invitations($1)`, mostLapsed).Scan(&expired)
-			if err != nil {
-				if ctx.Err() == nil {
-					r.Logger.Error("expire invitations failed", "error", err)
-				}
-				return
-			}
-		}
+		r.tend(ctx, "expire invitations", `SELECT mailcrane.expire_invitations($1)`)
+		r.tend(ctx, "remind", `SELECT mailcrane.send_reminders($1)`)
 	})
+}
+
+// tend runs a statement until there is nothing more to do for it.
+func (r *Relay) tend(ctx context.Context, what, statement string) {
+	for changed := int64(mostAtOnce); changed == mostAtOnce && !r.instance.copied(); {
+		err := r.Pool.QueryRow(ctx, statement, mostAtOnce).Scan(&changed)
+		if err != nil {
+			if ctx.Err() == nil {
+				r.Logger.Error(what+" failed", "error", err)
+			}
+			return
+		}
+	}
 }
 
 // every calls do at the given interval until ctx ends.

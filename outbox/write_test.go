@@ -134,6 +134,7 @@ func TestInvite_existingAndSuppressed(t *testing.T) {
 		}
 		return receipt
 	}
+	exec(t, pool, `DELETE FROM mailcrane.quota`)
 	first := call(outbox.Invitation{GroupID: "g", Email: "ada@example.com", IdempotencyKey: "k"})
 	same := outbox.Receipt{InvitationID: first.InvitationID, MessageID: first.MessageID, Result: outbox.Existing}
 	if got := call(outbox.Invitation{GroupID: "g", Email: "ADA@example.com"}); got != same {

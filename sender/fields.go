@@ -11,10 +11,10 @@ import (
 )
 
 // fields lists the top-level values that a template of the given name can have.
-// The write path gives those of an invitation to the template invitation alone.
+// The write path gives those of an invitation to its own templates alone.
 func fields(name string) []string {
 	common := []string{"data", "locale", "recipient"}
-	if name != "invitation" {
+	if name != "invitation" && name != "invitation-reminder" {
 		return common
 	}
 	return append(common, "group_id", "group_name", "email", "inviter_id", "inviter_name", "link", "expires_at")

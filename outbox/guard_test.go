@@ -1,0 +1,150 @@
+package outbox_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mailcrane/mailcrane/outbox"
+	"github.com/mailcrane/mailcrane/outbox/outboxtest"
+)
+
+func TestQuota_oneAddressGetsThreeMailsOfAThousandInvitations(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	var group sync.WaitGroup
+	for w := range 8 {
+		group.Go(func() {
+			for i := range 25 {
+				inv := outbox.Invitation{
+					Tenant: fmt.Sprintf("t%d", w%2), GroupID: fmt.Sprintf("g%d-%d", w, i), Email: "ada@example.com", IdempotencyKey: fmt.Sprintf("k%d-%d", w, i),
+				}
+				if i%2 == 0 {
+					inv.Email = "Ada@Example.com"
+				}
+				if _, err := outbox.Invite(t.Context(), pool, inv); err != nil {
+					t.Error(err)
+				}
+			}
+			var many []outbox.Invitation
+			for i := range 100 {
+				many = append(many, outbox.Invitation{GroupID: fmt.Sprintf("m%d-%d", w, i), Email: "ada@example.com"})
+			}
+			if _, err := outbox.InviteMany(t.Context(), pool, many); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	statuses := value[string](t, pool, `SELECT string_agg(format('%s %s', status, n), ', ' ORDER BY status) FROM (SELECT status, count(*) AS n FROM mailcrane.message GROUP BY status) AS s`)
+	if statuses != "queued 3, suppressed 997" {
+		t.Error(statuses)
+	}
+	if reason := value[string](t, pool, `SELECT DISTINCT reason FROM mailcrane.message WHERE status = 'suppressed'`); reason != "invited 3 times within a day" {
+		t.Error(reason)
+	}
+	exec(t, pool, `UPDATE mailcrane.invitation SET created_at = created_at - interval '1 day'`)
+	receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: "next day", Email: "ada@example.com"})
+	if err != nil || receipt.Result != outbox.Created {
+		t.Errorf("%+v, %v", receipt, err)
+	}
+}
+
+func TestQuota_countsWithinALargeCall(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	var many []outbox.Invitation
+	for i := range 1000 {
+		many = append(many, outbox.Invitation{GroupID: fmt.Sprint(i), Email: fmt.Sprintf("u%d@example.com", i%200)})
+	}
+	for call := range 2 {
+		receipts, err := outbox.InviteMany(t.Context(), pool, many)
+		if err != nil || len(receipts) != 1000 {
+			t.Fatal(err)
+		}
+		if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message WHERE status = 'queued'`); n != 600 {
+			t.Errorf("call %d: %d are queued", call+1, n)
+		}
+		for i := range many {
+			many[i].GroupID += "again"
+		}
+	}
+}
+
+func TestQuota_ofATenantAndItsInviters(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	exec(t, pool, `INSERT INTO mailcrane.quota (kind, tenant, at_most) VALUES ('tenant', '*', 1), ('tenant', 'a', 5), ('inviter', 'a', 3)`)
+	invite := func(tenant, inviter string, n int) error {
+		t.Helper()
+		id := value[string](t, pool, `SELECT mailcrane.uuid_v7()::text`)
+		var many []outbox.Invitation
+		for i := range n {
+			many = append(many, outbox.Invitation{Tenant: tenant, GroupID: id, InviterID: inviter, Email: fmt.Sprintf("u%d-%s@example.com", i, id)})
+		}
+		if n == 1 {
+			_, err := outbox.Invite(t.Context(), pool, many[0])
+			return err
+		}
+		_, err := outbox.InviteMany(t.Context(), pool, many)
+		return err
+	}
+	refused := func(err error, want string) {
+		t.Helper()
+		limit, ok := errors.AsType[*outbox.LimitError](err)
+		if !ok || limit.RetryAfter <= 0 || limit.RetryAfter > 24*time.Hour || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v instead of %s", err, want)
+		}
+	}
+	for range 3 {
+		if err := invite("a", "charles", 1); err != nil {
+			t.Error(err)
+		}
+	}
+	refused(invite("a", "charles", 1), "the inviter may invite 3 people a day")
+	refused(invite("a", "ada", 4), "the inviter may invite 3 people a day")
+	if err := invite("a", "ada", 2); err != nil {
+		t.Error(err)
+	}
+	refused(invite("a", "grace", 1), "the tenant may invite 5 people a day")
+	refused(invite("a", "", 2), "the tenant may invite 5 people a day")
+	if err := invite("b", "charles", 1); err != nil {
+		t.Error(err)
+	}
+	refused(invite("b", "charles", 1), "the tenant may invite 1 people a day")
+	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message`); n != 6 {
+		t.Errorf("%d messages", n)
+	}
+	exec(t, pool, `UPDATE mailcrane.quota_use SET day = day - 1`)
+	if err := invite("b", "charles", 1); err != nil {
+		t.Error("the next day: ", err)
+	}
+}
+
+func TestName_withAnAddressOrBlanks(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	for _, name := range []string{"write to eve@example.com", "eve@evil.co", "see https://evil.example", "www.evil.example"} {
+		for _, inv := range []outbox.Invitation{{GroupName: name}, {InviterName: name}} {
+			inv.GroupID, inv.Email = "g", "ada@example.com"
+			_, one := outbox.Invite(t.Context(), pool, inv)
+			_, many := outbox.InviteMany(t.Context(), pool, []outbox.Invitation{inv, inv})
+			for _, err := range []error{one, many} {
+				if _, ok := errors.AsType[*outbox.InputError](err); !ok {
+					t.Errorf("%q: %v", name, err)
+				}
+			}
+		}
+	}
+	receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: "g", Email: "ada@example.com", GroupName: "  Analytical   Engine  Club ", InviterName: "Charles @ home"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := outbox.GetInvitation(t.Context(), pool, receipt.InvitationID)
+	if err != nil || record.GroupName != "Analytical Engine Club" || record.InviterName != "Charles @ home" {
+		t.Errorf("%+v, %v", record, err)
+	}
+}
