@@ -30,12 +30,22 @@ func (s *server) guard(ctx huma.Context, next func(huma.Context)) {
 }
 
 func prepareBody(op *huma.Operation, w http.ResponseWriter, r *http.Request) *problem {
+	if takesCSV(op) {
+		if !isMedia(r.Header.Get("Content-Type"), func(media string) bool { return media == "text/csv" }) {
+			return newProblem(wrongMediaType, "Accept", "text/csv").because("Send CSV and say so: -H 'Content-Type: text/csv' --data-binary @list.csv.")
+		}
+		limitBody(w, r, maxBatchBody)
+		return nil
+	}
+	if !isMedia(r.Header.Get("Content-Type"), isJSON) {
+		return newProblem(wrongMediaType, "Accept", "application/json")
+	}
+	r.Header.Set("Content-Type", "application/json")
 	if readsBody(op) {
-		return limitBody(w, r, maxBatchBody)
+		limitBody(w, r, maxBatchBody)
+		return nil
 	}
-	if refused := limitBody(w, r, maxBody); refused != nil {
-		return refused
-	}
+	limitBody(w, r, maxBody)
 	return readBody(r)
 }
 

@@ -26,18 +26,10 @@ const (
 )
 
 // limitBody bounds the size of the body of r, and the time it may take.
-//
-// A body without a content type is refused too. Browsers send one to another
-// site without asking it first, only JSON makes them ask.
-func limitBody(w http.ResponseWriter, r *http.Request, size int64) *problem {
-	if !isJSON(r.Header.Get("Content-Type")) {
-		return newProblem(wrongMediaType, "Accept", "application/json")
-	}
+func limitBody(w http.ResponseWriter, r *http.Request, size int64) {
 	// Without deadlines, as with some wrapped connections, the server's apply.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	r.Body = http.MaxBytesReader(w, r.Body, size)
-	r.Header.Set("Content-Type", "application/json")
-	return nil
 }
 
 // readBody reads the body of r into memory, so that everything that can go
@@ -62,8 +54,11 @@ func brokenBody(err error) *problem {
 	return newProblem(malformedBody).because("The body broke off before its end. Nothing was written.")
 }
 
-// isJSON accepts application/json and application/*+json.
-func isJSON(contentType string) bool {
+// isMedia says whether a body is text in UTF-8 of a media type that is fine.
+//
+// A body without a content type is not. Browsers send one to another site without
+// asking it first; JSON and CSV make them ask.
+func isMedia(contentType string, fine func(media string) bool) bool {
 	mediaType, parameters, err := mime.ParseMediaType(contentType)
 	if err != nil {
 		return false
@@ -71,8 +66,12 @@ func isJSON(contentType string) bool {
 	if charset := parameters["charset"]; charset != "" && !strings.EqualFold(charset, "utf-8") {
 		return false
 	}
-	return mediaType == "application/json" ||
-		strings.HasPrefix(mediaType, "application/") && strings.HasSuffix(mediaType, "+json")
+	return fine(mediaType)
+}
+
+// isJSON accepts application/json and application/*+json.
+func isJSON(media string) bool {
+	return media == "application/json" || strings.HasPrefix(media, "application/") && strings.HasSuffix(media, "+json")
 }
 
 // jsonFormat is JSON as this API reads it: strictly, and with errors that do

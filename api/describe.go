@@ -54,6 +54,11 @@ const streamedBody = "streamed body"
 
 func readsBody(op *huma.Operation) bool { return op.Metadata[streamedBody] != nil }
 
+func takesCSV(op *huma.Operation) bool {
+	body, ok := op.Metadata[streamedBody].(*huma.RequestBody)
+	return ok && body.Content["text/csv"] != nil
+}
+
 // describeBody adds the streamed body to what is published.
 func describeBody(_ *huma.OpenAPI, op *huma.Operation) {
 	if body, ok := op.Metadata[streamedBody].(*huma.RequestBody); ok {
@@ -151,11 +156,65 @@ func cancelOperation() huma.Operation {
 	return op
 }
 
+func invitationsOperation() huma.Operation {
+	return listOperation("listInvitations", "/v1/invitations", "Invitations", "Which invitations are there?",
+		"Newest first, a page at a time, with their messages. What is written meanwhile does not shift the pages.")
+}
+
+func messagesOperation() huma.Operation {
+	return listOperation("listMessages", "/v1/messages", "Messages", "Which messages are there?",
+		"Newest first, a page at a time, with their attempts. What is written meanwhile does not shift the pages.")
+}
+
 func eventsOperation() huma.Operation {
-	op := lookOperation("listEvents", "/v1/events", "Events", "What has happened since",
+	return listOperation("listEvents", "/v1/events", "Events", "What has happened since",
 		"Oldest first. Whoever goes on with next misses no event and gets none twice, however many requests write at the same time. "+
 			"An event appears as soon as no older transaction that writes is still running on the server.")
+}
+
+func listOperation(id, path, tag, summary, description string) huma.Operation {
+	op := lookOperation(id, path, tag, summary, description)
 	op.Errors = slices.DeleteFunc(op.Errors, func(status int) bool { return status == http.StatusNotFound })
+	return op
+}
+
+func enqueueOperation() huma.Operation {
+	op := listOperation("enqueueMessage", "/v1/messages", "Messages", "Send a message of any template",
+		"For any mail but invitations. The answer means that it is stored; the mail follows, usually at once.")
+	op.Method, op.DefaultStatus = http.MethodPost, http.StatusAccepted
+	return withBody(op)
+}
+
+func suppressionsOperation() huma.Operation {
+	return listOperation("listSuppressions", "/v1/suppressions", "Suppressions", "Which addresses must not be written to?",
+		"In alphabetical order, a page at a time.")
+}
+
+func suppressOperation() huma.Operation {
+	op := listOperation("suppress", "/v1/suppressions", "Suppressions", "Keep an address from being written to",
+		"From now on, also if messages to it wait already.")
+	op.Method = http.MethodPost
+	return withBody(op)
+}
+
+func unsuppressOperation() huma.Operation {
+	op := lookOperation("unsuppress", "/v1/suppressions/{address}", "Suppressions", "Let an address be written to again",
+		"Messages that were suppressed meanwhile stay so.")
+	op.Method, op.DefaultStatus = http.MethodDelete, http.StatusNoContent
+	return op
+}
+
+func importOperation() huma.Operation {
+	op := suppressOperation()
+	op.OperationID, op.Path = "importSuppressions", op.Path+"/import"
+	op.Errors = append(op.Errors, http.StatusUnprocessableEntity)
+	op.Summary = "Keep the addresses of a list from being written to"
+	op.Description = "CSV (RFC 4180) whose first line names the columns: address and, if you like, reason and source. At most 1 MiB, " +
+		"and 50,000 lines. All or none: 422 lists the first hundred lines that are wrong, counted from 0 after the first line."
+	op.Metadata = map[string]any{streamedBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"text/csv": {
+		Schema:  &huma.Schema{Type: huma.TypeString},
+		Example: "address,reason\nada@example.com,asked us to stop\n",
+	}}}}
 	return op
 }
 

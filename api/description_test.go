@@ -66,12 +66,13 @@ func TestOpenAPI_listsAllRoutes(t *testing.T) {
 	}
 	slices.Sort(routes)
 	want := []string{
-		"GET /livez", "GET /readyz", "GET /v1/events", "GET /v1/invitations/{id}", "GET /v1/messages/{id}", "POST /v1/groups/{group_id}/invitations",
+		"DELETE /v1/suppressions/{address}", "GET /livez", "GET /readyz", "GET /v1/events", "GET /v1/invitations", "GET /v1/invitations/{id}", "GET /v1/messages", "GET /v1/messages/{id}", "GET /v1/suppressions", "POST /v1/groups/{group_id}/invitations",
 		"POST /v1/groups/{group_id}/invitations/batch",
 		"POST /v1/invitations/accept", "POST /v1/invitations/decline", "POST /v1/invitations/verify",
 		"POST /v1/invitations/{id}/accept", "POST /v1/invitations/{id}/change-address", "POST /v1/invitations/{id}/decline",
 		"POST /v1/invitations/{id}/resend", "POST /v1/invitations/{id}/revoke",
-		"POST /v1/messages/{id}/cancel", "POST /v1/messages/{id}/mark-sent", "POST /v1/messages/{id}/release",
+		"POST /v1/messages", "POST /v1/messages/{id}/cancel", "POST /v1/messages/{id}/mark-sent", "POST /v1/messages/{id}/release",
+		"POST /v1/suppressions", "POST /v1/suppressions/import",
 	}
 	if !slices.Equal(routes, want) {
 		t.Errorf("routes are %q, want %q", routes, want)
@@ -128,6 +129,9 @@ func (d openAPI) declared(a *answer, path string) {
 	a.t.Helper()
 	op, ok := d.Paths[path][strings.ToLower(a.Request.Method)]
 	response, known := op.Responses[a.Status[:3]]
+	if known && a.StatusCode == http.StatusNoContent && len(response.Content) == 0 && len(a.body) == 0 {
+		return
+	}
 	content, right := response.Content[a.Header.Get("Content-Type")]
 	if !ok || !known || !right {
 		a.t.Errorf("%s %s: %d with %q is not described: %s", a.Request.Method, path, a.StatusCode, a.Header.Get("Content-Type"), a.body)

@@ -98,7 +98,7 @@ func TestAnswers_haveSafeHeaders(t *testing.T) {
 func TestMux_errorsAreProblems(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil)
-	for _, path := range []string{"/", "/nothing", "/v1", "/v1/", "/v1/groups/42", "/v1/invitations", "/openapi.yaml", "/schemas/Problem", "/docs/nothing"} {
+	for _, path := range []string{"/", "/nothing", "/v1", "/v1/", "/v1/groups/42", "/v1/groups/42/members", "/openapi.yaml", "/schemas/Problem", "/docs/nothing"} {
 		s.get(path).problem(http.StatusNotFound, "not-found")
 	}
 	for path, allow := range map[string]string{

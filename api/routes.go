@@ -31,10 +31,17 @@ func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
 	huma.Register(h, revokeOperation(), handle(s, s.revoke))
 	huma.Register(h, resendOperation(), handle(s, s.resend))
 	huma.Register(h, changeAddressOperation(), handle(s, s.changeAddress))
+	huma.Register(h, invitationsOperation(), handle(s, s.listInvitations))
+	huma.Register(h, enqueueOperation(), handle(s, s.enqueue))
+	huma.Register(h, messagesOperation(), handle(s, s.listMessages))
 	huma.Register(h, messageOperation(), handle(s, s.getMessage))
 	huma.Register(h, cancelOperation(), handle(s, s.cancelMessage))
 	huma.Register(h, releaseOperation(), handle(s, s.release))
 	huma.Register(h, markSentOperation(), handle(s, s.markSent))
+	huma.Register(h, suppressionsOperation(), handle(s, s.listSuppressions))
+	huma.Register(h, suppressOperation(), handle(s, s.suppress))
+	huma.Register(h, unsuppressOperation(), handle(s, s.unsuppress))
+	huma.Register(h, importOperation(), handle(s, s.importSuppressions))
 	huma.Register(h, eventsOperation(), handle(s, s.listEvents))
 	huma.Register(h, healthOperation("livez", "Is the program alive?"), handle(s, s.live))
 	huma.Register(h, healthOperation("readyz", "Would requests and messages get through now?", http.StatusServiceUnavailable), handle(s, s.isReady))
@@ -73,6 +80,7 @@ func humaConfig(version string) huma.Config {
 			Tags: []*huma.Tag{
 				{Name: "Invitations", Description: "Ask people to join a group."},
 				{Name: "Messages", Description: "What was sent, when, and what the relay said."},
+				{Name: "Suppressions", Description: "Addresses that must not be written to."},
 				{Name: "Events", Description: "What has happened, for programs that want to know."},
 				{Name: "Health", Description: "For whoever watches the daemon."},
 			},

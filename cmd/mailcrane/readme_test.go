@@ -59,7 +59,7 @@ func TestReadme_itsSQLAnswersItsQuestions(t *testing.T) {
 		3: {"invited", "message queued", "attempt 1 accepted", "message sent"},
 		4: {"accepted", "rejected", "deferred", box.Addr()},
 		5: {"true"},
-		6: nil,
+		6: {"true"},
 		8: {"transaction"}, // that of the question
 		9: nil,
 	} {

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/mailcrane/mailcrane/outbox"
+	"github.com/mailcrane/mailcrane/outbox/outboxtest"
+	"github.com/mailcrane/mailcrane/sender/mailbox"
+)
+
+// dumped is everything that pg_dump writes of a database, in lower case.
+func dumped(t *testing.T, pool *pgxpool.Pool) string {
+	t.Helper()
+	pgDump, err := exec.LookPath("pg_dump")
+	if err != nil {
+		bin, err := exec.CommandContext(t.Context(), "pg_config", "--bindir").Output()
+		if err != nil {
+			t.Fatal("pg_dump is not installed: apt-get install postgresql-client")
+		}
+		pgDump = filepath.Join(strings.TrimSpace(string(bin)), "pg_dump")
+	}
+	out, err := exec.CommandContext(t.Context(), pgDump, pool.Config().ConnString()).Output()
+	if err != nil {
+		t.Fatal(err, string(err.(*exec.ExitError).Stderr)) //nolint:errorlint // Output gives it as it is
+	}
+	return strings.ToLower(string(out))
+}
+
+// Wherever an address can get to, pg_dump does not find it after erasure.
+func TestErase_leavesNoTrace(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	box := mailbox.Start(t, mailbox.Config{})
+	startDaemon(t, settingsFor(pool, box))
+	must := func(receipt outbox.Receipt, err error) outbox.Receipt {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return receipt
+	}
+	ctx := t.Context()
+	sent := must(outbox.Invite(ctx, pool, outbox.Invitation{
+		GroupID: "g", Email: "Ada.Lovelace@example.com", Data: map[string]any{"name": "Ada"}, IdempotencyKey: "for ada.lovelace@example.com",
+	}))
+	waitForStatus(t, pool, sent.MessageID, outbox.StatusSent)
+	later := must(outbox.Invite(ctx, pool, outbox.Invitation{GroupID: "h", Email: "ada.lovelace@example.com", SendAfter: time.Now().Add(time.Hour)}))
+	other := must(outbox.Invite(ctx, pool, outbox.Invitation{
+		GroupID: "ada.lovelace@example.com", Email: "bob@example.com", InviterID: "ADA.lovelace@example.com",
+		Link: "https://example.com/?from=ada.lovelace%40example.com&x=1", Data: map[string]any{"cc": []any{"<ada.lovelace@example.com>"}},
+	}))
+	near := must(outbox.Enqueue(ctx, pool, outbox.Draft{Recipient: "not-ada.lovelace@example.com", Template: "receipt", SendAfter: time.Now().Add(time.Hour)}))
+	waitForStatus(t, pool, other.MessageID, outbox.StatusSent)
+	if _, err := outbox.Suppress(ctx, pool, "", outbox.Suppression{Address: "ada.lovelace@example.com"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(ctx, `
+		UPDATE mailcrane.attempt SET reply = 'no <ada.lovelace@example.com> here';
+		UPDATE mailcrane.river_job SET errors = ARRAY['{"error": "about ada.lovelace@example.com"}'::jsonb]`); err != nil {
+		t.Fatal(err)
+	}
+	before := dumped(t, pool)
+	if !strings.Contains(before, "ada.lovelace@example.com") || !strings.Contains(before, "ada.lovelace%40example.com") {
+		t.Fatal("it is not there before")
+	}
+
+	out := &bytes.Buffer{}
+	if err := run(ctx, []string{"erase", "ADA.Lovelace@example.com"}, []string{"DATABASE_URL=" + pool.Config().ConnString()}, out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"invitations: 2\n", "messages: 2\n", "suppressions: 1\n", "attempt.reply: 2\n", "invitation.inviter_id: 1\n"} {
+		if !strings.Contains(out.String(), line) {
+			t.Errorf("no %q in %q", line, out)
+		}
+	}
+	const neighbour = "not-ada.lovelace@example.com"
+	after := dumped(t, pool)
+	if !strings.Contains(after, neighbour) {
+		t.Error("another address was erased too")
+	}
+	after = strings.ReplaceAll(after, neighbour, "")
+	for _, trace := range []string{"ada.lovelace", "\"ada\""} {
+		if i := strings.Index(after, trace); i >= 0 {
+			t.Errorf("%q is left: %s", trace, after[max(0, i-200):i+50])
+		}
+	}
+	for id, want := range map[string]outbox.Status{
+		sent.MessageID: outbox.StatusSent, later.MessageID: outbox.StatusCancelled, other.MessageID: outbox.StatusSent, near.MessageID: outbox.StatusQueued,
+	} {
+		if m, err := outbox.GetMessage(ctx, pool, id); err != nil || m.Status != want {
+			t.Errorf("%s instead of %s, %v", m.Status, want, err)
+		}
+	}
+	if i, err := outbox.GetInvitation(ctx, pool, later.InvitationID); err != nil || i.Status != "revoked" {
+		t.Errorf("a pending one is %s, %v", i.Status, err)
+	}
+	findings, err := outbox.Audit(ctx, pool, 24*time.Hour)
+	if err != nil || len(findings) != 0 {
+		t.Errorf("%+v, %v", findings, err)
+	}
+	must(outbox.Invite(ctx, pool, outbox.Invitation{GroupID: "h", Email: "ada.lovelace@example.com"}))
+}
+
+func TestErase_refusesWhatIsNoAddress(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	for _, address := range []string{"", "ada", "@example.com", "\x00", "\xff", ".*@example.com|.*"} {
+		_, err := outbox.Erase(t.Context(), pool, address)
+		if _, ok := errors.AsType[*outbox.InputError](err); !ok {
+			t.Errorf("%q: %v", address, err)
+		}
+	}
+}
