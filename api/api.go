@@ -19,8 +19,10 @@
 // and no line of the log repeats what a client has sent: it may be an address,
 // a link or a token.
 //
-// With a token, /v1 is for those who send it. Without one, it is for programs
-// on the same machine.
+// A key, mc_live_… or mc_test_…, lets its holder do what its scopes say, for one
+// tenant: what belongs to another is not found. The operator sees all tenants:
+// whoever sends the token of [Config] or, without one, a program on the same
+// machine.
 package api
 
 import (
@@ -38,7 +40,7 @@ import (
 // Config says what the API works on. Pool is required.
 type Config struct {
 	Pool    *pgxpool.Pool
-	Token   string                      // bearer token for /v1; empty: only this machine may ask
+	Token   string                      // the operator's bearer token; empty: the operator is this machine
 	Ready   func(context.Context) error // asked by /readyz besides the database; nil: always ready
 	Logger  *slog.Logger                // default: discard
 	Version string                      // of this program, for people; default "unknown"

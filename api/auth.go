@@ -18,7 +18,10 @@ import (
 func (s *server) guard(ctx huma.Context, next func(huma.Context)) {
 	r, w := humago.Unwrap(ctx)
 	r.Header.Del("Accept") // every answer is JSON, however the client spells its wishes
-	refused := s.authorize(ctx.Operation(), r)
+	asking, refused := s.authorize(ctx.Operation(), r)
+	if refused == nil {
+		refused = s.checkOwner(r.Context(), asking, ctx.Operation(), ctx.Param("id"))
+	}
 	if refused == nil && r.Method == http.MethodPost {
 		refused = prepareBody(ctx.Operation(), w, r)
 	}
@@ -26,7 +29,7 @@ func (s *server) guard(ctx huma.Context, next func(huma.Context)) {
 		writeProblem(w, r, refused)
 		return
 	}
-	next(ctx)
+	next(huma.WithValue(ctx, callerKey{}, asking))
 }
 
 func prepareBody(op *huma.Operation, w http.ResponseWriter, r *http.Request) *problem {
@@ -49,14 +52,23 @@ func prepareBody(op *huma.Operation, w http.ResponseWriter, r *http.Request) *pr
 	return readBody(r)
 }
 
-func (s *server) authorize(op *huma.Operation, r *http.Request) *problem {
+func (s *server) authorize(op *huma.Operation, r *http.Request) (caller, *problem) {
+	if isOpen(op) {
+		return caller{}, nil
+	}
+	token, isBearer := bearerToken(r)
+	operator := s.tokenSum != nil && subtle.ConstantTimeCompare(sum(token), s.tokenSum) == 1
 	switch {
-	case isOpen(op):
-		return nil
-	case s.tokenSum != nil:
-		return checkToken(r, s.tokenSum)
+	case isBearer && operator:
+		return caller{}, nil
+	case isBearer && strings.HasPrefix(token, "mc_"):
+		return s.checkKey(op, r, token)
+	case s.tokenSum == nil:
+		return caller{}, checkLocal(r)
+	case len(r.Header.Values("Authorization")) == 1:
+		return caller{}, wrongToken()
 	default:
-		return checkLocal(r)
+		return caller{}, newProblem(unauthorized, "WWW-Authenticate", `Bearer realm="mailcrane"`)
 	}
 }
 
@@ -75,18 +87,18 @@ func sum(token string) []byte {
 	return hash[:]
 }
 
-// checkToken wants the one right bearer token (RFC 6750).
-func checkToken(r *http.Request, want []byte) *problem {
+// bearerToken is what a request shows to be let through (RFC 6750).
+func bearerToken(r *http.Request) (token string, ok bool) {
 	given := r.Header.Values("Authorization")
 	if len(given) != 1 {
-		return newProblem(unauthorized, "WWW-Authenticate", `Bearer realm="mailcrane"`)
+		return "", false
 	}
 	scheme, token, _ := strings.Cut(given[0], " ")
-	right := subtle.ConstantTimeCompare(sum(strings.TrimSpace(token)), want) == 1
-	if !right || !strings.EqualFold(scheme, "Bearer") {
-		return newProblem(unauthorized, "WWW-Authenticate", `Bearer realm="mailcrane", error="invalid_token"`).because("This is not the API token.")
-	}
-	return nil
+	return strings.TrimSpace(token), strings.EqualFold(scheme, "Bearer")
+}
+
+func wrongToken() *problem {
+	return newProblem(unauthorized, "WWW-Authenticate", `Bearer realm="mailcrane", error="invalid_token"`).because("This is not the API token, nor a key that is valid.")
 }
 
 // LocalOnly lets the requests of this machine through to h, by the same rules as

@@ -82,7 +82,7 @@ type batchResult struct {
 // inviteBatch writes invitations, or finds those that there are, in one call of
 // the database.
 func (s *server) inviteBatch(ctx context.Context, in *batchInput) (*batchOutput, error) {
-	b := &batch{groupID: in.GroupID, rules: s.itemRules}
+	b := &batch{tenant: tenantOf(ctx), groupID: in.GroupID, rules: s.itemRules}
 	if err := b.read(in.body); err != nil {
 		return nil, err
 	}
@@ -104,6 +104,7 @@ func (s *server) inviteBatch(ctx context.Context, in *batchInput) (*batchOutput,
 
 // batch is a request of many invitations, and what becomes of each.
 type batch struct {
+	tenant  string
 	groupID string
 	rules   itemRules
 	waiting []placed      // to be written

@@ -49,6 +49,7 @@ type enqueued struct {
 
 func (s *server) enqueue(ctx context.Context, in *enqueueInput) (*enqueueOutput, error) {
 	draft := outbox.Draft{
+		Tenant:         tenantOf(ctx),
 		Recipient:      in.Body.Recipient,
 		Template:       in.Body.Template,
 		Locale:         in.Body.Locale,

@@ -46,7 +46,7 @@ type event struct {
 func (s *server) listEvents(ctx context.Context, in *eventsInput) (*eventsOutput, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	list, err := outbox.ListEvents(ctx, s.pool, outbox.EventFilter{After: in.After, Limit: in.Limit})
+	list, err := outbox.ListEvents(ctx, s.pool, outbox.EventFilter{Tenant: tenantOf(ctx), After: in.After, Limit: in.Limit})
 	if err != nil {
 		return nil, err
 	}

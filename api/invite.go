@@ -72,7 +72,7 @@ type inviteReceipt struct {
 
 // invite writes an invitation and its message, or finds the one that there is.
 func (s *server) invite(ctx context.Context, in *inviteInput) (*inviteOutput, error) {
-	invitation := in.Body.invitation(in.GroupID, in.IdempotencyKey)
+	invitation := in.Body.invitation(tenantOf(ctx), in.GroupID, in.IdempotencyKey)
 	receipt, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (outbox.Receipt, error) {
 		return insist(func() (outbox.Receipt, error) { return outbox.Invite(ctx, tx, invitation) })
 	})
@@ -116,12 +116,13 @@ func insist[T any](write func() (T, error)) (T, error) {
 	}
 }
 
-func (b *inviteBody) invitation(groupID, key string) outbox.Invitation {
+func (b *inviteBody) invitation(tenant, groupID, key string) outbox.Invitation {
 	remindAfter := make([]time.Duration, len(b.RemindAfter))
 	for i, seconds := range b.RemindAfter {
 		remindAfter[i] = time.Duration(seconds) * time.Second
 	}
 	return outbox.Invitation{
+		Tenant:         tenant,
 		GroupID:        strings.TrimSpace(groupID),
 		GroupName:      b.GroupName,
 		Email:          b.Email,

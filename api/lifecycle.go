@@ -43,11 +43,11 @@ type mailed struct {
 }
 
 func (s *server) accept(ctx context.Context, in *tokenInput) (*invitationOutput, error) {
-	return s.finish(ctx, in.Body.Token, outbox.Accept)
+	return s.finishByToken(ctx, in.Body.Token, outbox.Accept)
 }
 
 func (s *server) decline(ctx context.Context, in *tokenInput) (*invitationOutput, error) {
-	return s.finish(ctx, in.Body.Token, outbox.Decline)
+	return s.finishByToken(ctx, in.Body.Token, outbox.Decline)
 }
 
 func (s *server) acceptInvitation(ctx context.Context, in *idInput) (*invitationOutput, error) {
@@ -56,6 +56,15 @@ func (s *server) acceptInvitation(ctx context.Context, in *idInput) (*invitation
 
 func (s *server) declineInvitation(ctx context.Context, in *idInput) (*invitationOutput, error) {
 	return s.finish(ctx, in.ID, outbox.DeclineInvitation)
+}
+
+func (s *server) finishByToken(
+	ctx context.Context, token string, end func(context.Context, outbox.Tx, string) (outbox.InvitationRecord, error),
+) (*invitationOutput, error) {
+	if err := s.checkToken(ctx, token); err != nil {
+		return nil, err
+	}
+	return s.finish(ctx, token, end)
 }
 
 // finish ends the invitation with the given token or id.
@@ -77,6 +86,9 @@ func (s *server) verify(ctx context.Context, in *tokenInput) (*invitationOutput,
 	record, err := outbox.Verify(ctx, s.pool, in.Body.Token)
 	if err != nil {
 		return nil, err
+	}
+	if tenant := tenantOf(ctx); tenant != "" && tenant != record.Tenant {
+		return nil, outbox.ErrInvalidToken
 	}
 	return &invitationOutput{Body: newInvitation(record)}, nil
 }

@@ -99,6 +99,7 @@ func (s *server) listInvitations(ctx context.Context, in *invitationsInput) (*in
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	records, err := outbox.ListInvitations(ctx, s.pool, outbox.InvitationFilter{
+		Tenant:  tenantOf(ctx),
 		GroupID: in.GroupID, Email: in.Email, Status: in.Status, After: last, Limit: in.Limit + 1,
 	})
 	if err != nil {
@@ -118,6 +119,7 @@ func (s *server) listMessages(ctx context.Context, in *messagesInput) (*messages
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	records, err := outbox.ListMessages(ctx, s.pool, outbox.MessageFilter{
+		Tenant:       tenantOf(ctx),
 		InvitationID: in.InvitationID, Recipient: in.Recipient, Template: in.Template, Status: outbox.Status(in.Status), After: last, Limit: in.Limit + 1,
 	})
 	if err != nil {

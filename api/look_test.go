@@ -29,6 +29,12 @@ func (s *smtpLike) Send(ctx context.Context, m *outbox.Message, handover outbox.
 	return outbox.Reply{Relay: "smtp.example.com:587", Code: 250, Enhanced: "2.0.0", Text: "OK: queued as 1"}, nil
 }
 
+// count is how many messages it was given.
+func (s *smtpLike) count() (n int) {
+	s.links.Range(func(any, any) bool { n++; return true })
+	return n
+}
+
 // token is the one in the link that was mailed with a message.
 func (s *smtpLike) token(messageID any) string {
 	link, _ := s.links.Load(messageID)

@@ -61,6 +61,8 @@ var (
 			"Set MAILCRANE_API_TOKEN, and send it as Authorization: Bearer …"}
 	crossOrigin = kind{http.StatusForbidden, "cross-origin", "Request from another web site",
 		"A page of another web site must not do this. Set MAILCRANE_API_TOKEN, and call from a server."}
+	insufficientScope = kind{http.StatusForbidden, "insufficient-scope", "Key does not allow this",
+		"Use a key with the scope that the description of the operation names."}
 	notFound = kind{http.StatusNotFound, "not-found", "Not found",
 		"There is nothing with this id."}
 	invalidToken = kind{http.StatusNotFound, "invalid-token", "Token is not valid",

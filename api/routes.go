@@ -43,27 +43,35 @@ func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
 	huma.Register(h, unsuppressOperation(), handle(s, s.unsuppress))
 	huma.Register(h, importOperation(), handle(s, s.importSuppressions))
 	huma.Register(h, eventsOperation(), handle(s, s.listEvents))
+	huma.Register(h, createKeyOperation(), handle(s, s.createKey))
+	huma.Register(h, keysOperation(), handle(s, s.listKeys))
+	huma.Register(h, revokeKeyOperation(), handle(s, s.revokeKey))
 	huma.Register(h, healthOperation("livez", "Is the program alive?"), handle(s, s.live))
 	huma.Register(h, healthOperation("readyz", "Would requests and messages get through now?", http.StatusServiceUnavailable), handle(s, s.isReady))
 	registerDocs(mux)
 	return h.OpenAPI()
 }
 
-// handle makes every error of a handler a problem, and logs those that are not
-// the client's doing.
+// handle makes every error of a handler a problem.
 func handle[I, O any](s *server, handler func(context.Context, *I) (*O, error)) func(context.Context, *I) (*O, error) {
 	return func(ctx context.Context, in *I) (*O, error) {
 		out, err := handler(ctx, in)
 		if err == nil {
 			return out, nil
 		}
-		p := toProblem(err)
-		if p.Status >= http.StatusInternalServerError && !errors.Is(err, p) {
-			s.logger.LogAttrs(ctx, slog.LevelError, "http request failed",
-				slog.Any("error", err), slog.String("request_id", requestID(ctx)))
-		}
-		return nil, p
+		return nil, s.problemOf(ctx, err)
 	}
+}
+
+// problemOf is the problem to answer err with. It logs what is not the client's
+// doing.
+func (s *server) problemOf(ctx context.Context, err error) *problem {
+	p := toProblem(err)
+	if p.Status >= http.StatusInternalServerError && !errors.Is(err, p) {
+		s.logger.LogAttrs(ctx, slog.LevelError, "http request failed",
+			slog.Any("error", err), slog.String("request_id", requestID(ctx)))
+	}
+	return p
 }
 
 // humaConfig has none of huma's extras: its pages load from elsewhere, and its
@@ -82,18 +90,18 @@ func humaConfig(version string) huma.Config {
 				{Name: "Messages", Description: "What was sent, when, and what the relay said."},
 				{Name: "Suppressions", Description: "Addresses that must not be written to."},
 				{Name: "Events", Description: "What has happened, for programs that want to know."},
+				{Name: "Keys", Description: "Who may use this API."},
 				{Name: "Health", Description: "For whoever watches the daemon."},
 			},
-			Security: []map[string][]string{{"token": {}}},
 			Components: &huma.Components{
 				Schemas: huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer),
 				SecuritySchemes: map[string]*huma.SecurityScheme{"token": {
 					Type:        "http",
 					Scheme:      "bearer",
-					Description: "The value of MAILCRANE_API_TOKEN. A daemon without one answers programs on its own machine, and needs none from them.",
+					Description: "A key, mc_live_… or mc_test_…, which sees one tenant and may do what its scopes say; or the value of MAILCRANE_API_TOKEN, which is the operator's. A daemon without that takes programs on its own machine for the operator.",
 				}},
 			},
-			OnAddOperation: []huma.AddOpFunc{describeBody, describeAnswers},
+			OnAddOperation: []huma.AddOpFunc{describeScope, describeBody, describeAnswers},
 		},
 		Formats:       map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()}, // "json": application/problem+json
 		DefaultFormat: "application/json",

@@ -67,7 +67,7 @@ func (s *server) listSuppressions(ctx context.Context, in *suppressionsInput) (*
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	list, err := outbox.ListSuppressions(ctx, s.pool, outbox.SuppressionFilter{After: string(after), Limit: in.Limit + 1})
+	list, err := outbox.ListSuppressions(ctx, s.pool, outbox.SuppressionFilter{Tenant: tenantOf(ctx), After: string(after), Limit: in.Limit + 1})
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (s *server) suppress(ctx context.Context, in *suppressInput) (*suppressedOu
 
 func (s *server) suppressAll(ctx context.Context, list []outbox.Suppression) (*suppressedOutput, error) {
 	created, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (int64, error) {
-		return insist(func() (int64, error) { return outbox.Suppress(ctx, tx, "", list...) })
+		return insist(func() (int64, error) { return outbox.Suppress(ctx, tx, tenantOf(ctx), list...) })
 	})
 	if err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func (s *server) suppressAll(ctx context.Context, list []outbox.Suppression) (*s
 
 func (s *server) unsuppress(ctx context.Context, in *unsuppressInput) (*struct{}, error) {
 	_, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (struct{}, error) {
-		return struct{}{}, outbox.Unsuppress(ctx, tx, "", in.Address)
+		return struct{}{}, outbox.Unsuppress(ctx, tx, tenantOf(ctx), in.Address)
 	})
 	return nil, err
 }

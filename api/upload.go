@@ -110,5 +110,5 @@ func (b *batch) take(document json.RawMessage) {
 		b.refuse(place, inputError{"body", err.Error()})
 		return
 	}
-	b.waiting = append(b.waiting, placed{single.invitation(b.groupID, item.IdempotencyKey), place})
+	b.waiting = append(b.waiting, placed{single.invitation(b.tenant, b.groupID, item.IdempotencyKey), place})
 }

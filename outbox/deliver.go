@@ -99,6 +99,9 @@ func (t *try) send() (reply Reply, err error) {
 	if !ok {
 		return Reply{}, fmt.Errorf("no sender for the channel %q is configured", t.message.Channel)
 	}
+	if isTest(t.message.Tenant) {
+		return Reply{Text: "test: handed to no relay"}, t.handover(t.relay.stopping, "")
+	}
 	return sender.Send(t.relay.stopping, t.message, t.handover)
 }
 

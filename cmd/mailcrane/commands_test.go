@@ -123,7 +123,7 @@ func TestCommands_areAllThere(t *testing.T) {
 	if err := run(t.Context(), []string{"help"}, nil, out, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"serve", "dev", "migrate", "invite", "hold", "release", "mark-sent", "adopt", "erase", "audit", "config", "version", "healthcheck"} {
+	for _, name := range []string{"serve", "dev", "migrate", "invite", "hold", "release", "mark-sent", "adopt", "erase", "keys", "audit", "config", "version", "healthcheck"} {
 		if !slices.ContainsFunc(strings.Split(out.String(), "\n"), func(line string) bool { return strings.HasPrefix(strings.TrimSpace(line), name+" ") }) {
 			t.Errorf("no command %s in:\n%s", name, out)
 		}
