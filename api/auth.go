@@ -25,11 +25,19 @@ func (s *server) guard(ctx huma.Context, next func(huma.Context)) {
 	if refused == nil && r.Method == http.MethodPost {
 		refused = prepareBody(ctx.Operation(), w, r)
 	}
+	var claimed *claim
+	if refused == nil {
+		claimed, refused = claimOf(ctx.Operation(), w, r)
+	}
 	if refused != nil {
 		writeProblem(w, r, refused)
 		return
 	}
-	next(huma.WithValue(ctx, callerKey{}, asking))
+	ctx = huma.WithValue(ctx, callerKey{}, asking)
+	if claimed != nil {
+		ctx = huma.WithValue(ctx, claimKey{}, claimed)
+	}
+	next(ctx)
 }
 
 func prepareBody(op *huma.Operation, w http.ResponseWriter, r *http.Request) *problem {

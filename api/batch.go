@@ -62,18 +62,17 @@ type batchOutput struct {
 }
 
 type batchReceipt struct {
-	Created    int           `json:"created" example:"998" doc:"How many were written and queued."`
-	Existing   int           `json:"existing" example:"1" doc:"How many there were already."`
-	Suppressed int           `json:"suppressed" example:"0" doc:"How many were written, but must not be written to."`
-	Refused    int           `json:"refused" example:"1" doc:"How many were not written."`
-	Results    []batchResult `json:"results" nullable:"false" doc:"What became of each invitation, in the order of the request."`
+	Created  int           `json:"created" example:"998" doc:"How many were written."`
+	Existing int           `json:"existing" example:"1" doc:"How many there were already."`
+	Refused  int           `json:"refused" example:"1" doc:"How many were not written."`
+	Results  []batchResult `json:"results" nullable:"false" doc:"What became of each invitation, in the order of the request."`
 }
 
 // refused is the result of an item of which nothing was written.
 const refused outbox.Result = "refused"
 
 type batchResult struct {
-	Result    outbox.Result `json:"result" enum:"created,existing,suppressed,refused" example:"created" doc:"created, existing and suppressed are as for a single invitation. refused: nothing was written, for the reasons in errors."`
+	Result    outbox.Result `json:"result" enum:"created,existing,refused" example:"created" doc:"created and existing are as for a single invitation. refused: nothing was written, for the reasons in errors."`
 	ID        string        `json:"id,omitempty" format:"uuid" example:"01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b21" doc:"The id of the invitation."`
 	MessageID string        `json:"message_id,omitempty" format:"uuid" example:"01980a3c-52a5-70b2-8f1e-0d4f1c2b3a49" doc:"The id of the latest message about it."`
 	Errors    []inputError  `json:"errors,omitempty" nullable:"false" doc:"What is wrong with it."`
@@ -89,7 +88,7 @@ func (s *server) inviteBatch(ctx context.Context, in *batchInput) (*batchOutput,
 	if in.Atomic && len(b.waiting) < len(b.results) {
 		return nil, b.problem()
 	}
-	_, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (struct{}, error) {
+	_, err := detached(ctx, s.pool, func(ctx context.Context, tx beginner) (struct{}, error) {
 		return struct{}{}, b.write(ctx, tx, b.waiting, in.Atomic)
 	})
 	if err != nil {
@@ -157,7 +156,7 @@ func (b *batch) write(ctx context.Context, tx outbox.Tx, waiting []placed, atomi
 			return err
 		}
 		for i, receipt := range receipts {
-			b.results[waiting[i].place] = batchResult{Result: receipt.Result, ID: receipt.InvitationID, MessageID: receipt.MessageID}
+			b.results[waiting[i].place] = batchResult{Result: told(receipt.Result), ID: receipt.InvitationID, MessageID: receipt.MessageID}
 		}
 		return nil
 	}
@@ -211,8 +210,6 @@ func (b *batch) receipt() batchReceipt {
 			receipt.Created++
 		case outbox.Existing:
 			receipt.Existing++
-		case outbox.Suppressed:
-			receipt.Suppressed++
 		case refused:
 			receipt.Refused++
 		}

@@ -29,8 +29,8 @@ func (s *service) batchBody(body string, header ...string) *answer {
 
 // batchReceipt is the answer to a batch.
 type batchReceipt struct {
-	Created, Existing, Suppressed, Refused int
-	Results                                []struct {
+	Created, Existing, Refused int
+	Results                    []struct {
 		Result    string
 		ID        string
 		MessageID string `json:"message_id"`
@@ -69,7 +69,7 @@ func TestBatch_hasAResultForEachInvitation(t *testing.T) {
 	})
 	s.description().declared(a, batchPath)
 	r := a.receipt()
-	if r.Created != 2 || r.Existing != 2 || r.Suppressed != 1 || r.Refused != 5 {
+	if r.Created != 3 || r.Existing != 2 || r.Refused != 5 {
 		t.Errorf("counts: %s", a.body)
 	}
 	var got []string
@@ -81,7 +81,7 @@ func TestBatch_hasAResultForEachInvitation(t *testing.T) {
 		got = append(got, result.Result+at)
 	}
 	want := []string{
-		"created", "existing", "suppressed", "refused body.invitations[3].email", "refused body.invitations[4].priority", "refused body.invitations[5]",
+		"created", "existing", "created", "refused body.invitations[3].email", "refused body.invitations[4].priority", "refused body.invitations[5]",
 		"refused body.invitations[6]", "refused body.invitations[7]", "created", "existing",
 	}
 	if !slices.Equal(got, want) {

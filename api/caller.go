@@ -75,7 +75,7 @@ func (s *server) checkToken(ctx context.Context, token string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	record, err := outbox.Verify(ctx, s.pool, token)
+	record, err := outbox.Verify(ctx, s.db(ctx), token)
 	if err == nil && record.Tenant != tenantOf(ctx) {
 		return outbox.ErrInvalidToken
 	}
@@ -89,7 +89,7 @@ func describeScope(_ *huma.OpenAPI, op *huma.Operation) {
 		return
 	}
 	access := ":write"
-	if op.Method == http.MethodGet || op.OperationID == "verify" {
+	if op.Method == http.MethodGet || op.OperationID == "verifyToken" {
 		access = ":read"
 	}
 	op.Security = []map[string][]string{{"token": {strings.ToLower(op.Tags[0]) + access}}}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgerrcode"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -18,7 +19,32 @@ import (
 // after asking has still asked, and a commit that is cancelled while it waits for
 // a standby is visible here and missing there. An answer that takes longer than
 // writeTimeout is not waited for; the write goes on.
+//
+// In the transaction of a request, the write is a part of that. What PostgreSQL
+// undoes because of another write at the same moment is repeated.
 func commit[T any](ctx context.Context, pool *pgxpool.Pool, write func(context.Context, outbox.Tx) (T, error)) (T, error) {
+	if tx, ok := ctx.Value(txKey{}).(pgx.Tx); ok {
+		return insist(func() (value T, err error) {
+			err = pgx.BeginFunc(ctx, tx, func(savepoint pgx.Tx) error {
+				value, err = write(ctx, savepoint)
+				return err
+			})
+			return value, err
+		})
+	}
+	return detached(ctx, pool, func(ctx context.Context, conn beginner) (T, error) {
+		return insist(func() (T, error) { return write(ctx, conn) })
+	})
+}
+
+// beginner is a connection.
+type beginner interface {
+	outbox.Tx
+	Begin(context.Context) (pgx.Tx, error)
+}
+
+// detached runs work on a connection, as [commit] says, without repeating it.
+func detached[T any](ctx context.Context, pool *pgxpool.Pool, work func(context.Context, beginner) (T, error)) (T, error) {
 	type result struct {
 		value T
 		err   error
@@ -33,7 +59,7 @@ func commit[T any](ctx context.Context, pool *pgxpool.Pool, write func(context.C
 	done := make(chan result, 1)
 	go func() {
 		defer conn.Release()
-		value, err := write(context.WithoutCancel(ctx), conn)
+		value, err := work(context.WithoutCancel(ctx), conn)
 		done <- result{value, err}
 	}()
 	select {

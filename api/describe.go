@@ -284,6 +284,7 @@ func describeAnswers(_ *huma.OpenAPI, op *huma.Operation) {
 			describeHeader(response, "WWW-Authenticate", "Bearer (RFC 6750).")
 		case http.StatusTooManyRequests:
 			describeHeader(response, "Retry-After", "Seconds to wait before the next try. Missing if it will not be possible.")
+			describeHeader(response, "RateLimit", "What is left, r, and for how many seconds that is so, t (draft-ietf-httpapi-ratelimit-headers).")
 		case http.StatusServiceUnavailable:
 			describeHeader(response, "Retry-After", "Seconds to wait before the next try.")
 		}

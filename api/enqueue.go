@@ -44,7 +44,7 @@ type enqueueOutput struct {
 
 type enqueued struct {
 	ID     string        `json:"id" format:"uuid" example:"01980a3c-52a5-70b2-8f1e-0d4f1c2b3a49" doc:"The id of the message."`
-	Result outbox.Result `json:"result" enum:"created,existing,suppressed" example:"created" doc:"created: written and queued. existing: there was one under the same key, and nothing was written. suppressed: written, but the address must not be written to."`
+	Result outbox.Result `json:"result" enum:"created,existing" example:"created" doc:"created: written; what becomes of it, it says itself. existing: there was one under the same key, and nothing was written."`
 }
 
 func (s *server) enqueue(ctx context.Context, in *enqueueInput) (*enqueueOutput, error) {
@@ -60,13 +60,13 @@ func (s *server) enqueue(ctx context.Context, in *enqueueInput) (*enqueueOutput,
 		IdempotencyKey: in.IdempotencyKey,
 	}
 	receipt, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (outbox.Receipt, error) {
-		return insist(func() (outbox.Receipt, error) { return outbox.Enqueue(ctx, tx, draft) })
+		return outbox.Enqueue(ctx, tx, draft)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &enqueueOutput{
 		Location: "/v1/messages/" + receipt.MessageID,
-		Body:     enqueued{ID: receipt.MessageID, Result: receipt.Result},
+		Body:     enqueued{ID: receipt.MessageID, Result: told(receipt.Result)},
 	}, nil
 }

@@ -22,7 +22,7 @@ func TestEnqueue_sendsAnyTemplate(t *testing.T) {
 	if location != "/v1/messages/"+id.(string) || created.document()["result"] != "created" {
 		t.Errorf("%v, %s", created.document(), location)
 	}
-	if again := send("k").document(); again["id"] != id || again["result"] != "existing" {
+	if again := send("k").document(); again["id"] != id || again["result"] != "created" {
 		t.Errorf("%v", again)
 	}
 	if other := send("other").document(); other["id"] == id {
@@ -33,7 +33,11 @@ func TestEnqueue_sendsAnyTemplate(t *testing.T) {
 		t.Errorf("%v", m)
 	}
 	s.post("/v1/suppressions", "/v1/suppressions", `{"address":"ada@example.com"}`).want(http.StatusOK)
-	if d := send("third").document(); d["result"] != "suppressed" {
+	third := send("third")
+	if d := third.document(); d["result"] != "created" {
+		t.Errorf("the answer says that the address is suppressed: %v", d)
+	}
+	if d := s.get(third.Header.Get("Location")).document(); d["status"] != "suppressed" {
 		t.Errorf("%v", d)
 	}
 }

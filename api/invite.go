@@ -67,14 +67,14 @@ type inviteReceipt struct {
 	MessageID string        `json:"message_id" format:"uuid" example:"01980a3c-52a5-70b2-8f1e-0d4f1c2b3a49" doc:"The id of the latest message about it."`
 	GroupID   string        `json:"group_id" example:"42" doc:"The application's id of the group."`
 	Status    string        `json:"status" enum:"pending,accepted,declined,revoked,expired" example:"pending" doc:"Where the invitation stands."`
-	Result    outbox.Result `json:"result" enum:"created,existing,suppressed" example:"created" doc:"created: written and queued. existing: there was one under the same key, or one pending for the address in this group, and nothing was written. suppressed: written, but the address must not be written to."`
+	Result    outbox.Result `json:"result" enum:"created,existing" example:"created" doc:"created: written; what becomes of its message, the message says. existing: there was one under the same key, or one pending for the address in this group, and nothing was written."`
 }
 
 // invite writes an invitation and its message, or finds the one that there is.
 func (s *server) invite(ctx context.Context, in *inviteInput) (*inviteOutput, error) {
 	invitation := in.Body.invitation(tenantOf(ctx), in.GroupID, in.IdempotencyKey)
 	receipt, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (outbox.Receipt, error) {
-		return insist(func() (outbox.Receipt, error) { return outbox.Invite(ctx, tx, invitation) })
+		return outbox.Invite(ctx, tx, invitation)
 	})
 	if err != nil {
 		return nil, err
@@ -88,13 +88,13 @@ func (s *server) invite(ctx context.Context, in *inviteInput) (*inviteOutput, er
 			MessageID: receipt.MessageID,
 			GroupID:   invitation.GroupID,
 			Status:    "pending",
-			Result:    receipt.Result,
+			Result:    told(receipt.Result),
 		},
 	}
 	if receipt.Result != outbox.Existing {
 		return out, nil
 	}
-	existing, err := outbox.GetInvitation(ctx, s.pool, receipt.InvitationID)
+	existing, err := outbox.GetInvitation(ctx, s.db(ctx), receipt.InvitationID)
 	if errors.Is(err, outbox.ErrNotFound) {
 		return nil, newProblem(databaseTrouble, "Retry-After", "1").because("The invitation was deleted at the same moment. Repeat the request.")
 	}
@@ -103,6 +103,15 @@ func (s *server) invite(ctx context.Context, in *inviteInput) (*inviteOutput, er
 	}
 	out.Body.GroupID, out.Body.Status = existing.GroupID, existing.Status
 	return out, nil
+}
+
+// told is what a client is told of a result. Whether an address must not be written
+// to is nobody's business who can name it: that is for those who may read messages.
+func told(result outbox.Result) outbox.Result {
+	if result == outbox.Suppressed {
+		return outbox.Created
+	}
+	return result
 }
 
 // insist repeats a write that PostgreSQL undoes because of another one at the

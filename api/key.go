@@ -17,6 +17,7 @@ func createKeyOperation() huma.Operation {
 		"The answer is the only one that has it. A name can have two valid keys at a time, so that a new one can take the place of the old one. "+
 			"A key cannot make one that may do more than itself, nor one for another tenant.")
 	op.Method, op.DefaultStatus = http.MethodPost, http.StatusCreated
+	op.Metadata = map[string]any{secretAnswer: true}
 	return withBody(op)
 }
 

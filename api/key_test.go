@@ -169,7 +169,7 @@ func TestKeys_makeNoneThatMayDoMore(t *testing.T) {
 	}
 	post(`{"name":"a"}`).want(http.StatusCreated)
 	post(`{"name":"a","test":true}`).want(http.StatusCreated)
-	if got := s.value(`SELECT string_agg(tenant || ' ' || array_to_string(scopes, ','), '; ' ORDER BY id) FROM mailcrane.api_key WHERE name = 'a'`); got != "acme messages:read; acme:test messages:read" {
+	if got := s.value(`SELECT string_agg(tenant || ' ' || array_to_string(scopes, ','), '; ' ORDER BY tenant) FROM mailcrane.api_key WHERE name = 'a'`); got != "acme messages:read; acme:test messages:read" {
 		t.Errorf("keys are %s", got)
 	}
 }

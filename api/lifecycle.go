@@ -39,7 +39,7 @@ type mailedOutput struct {
 type mailed struct {
 	ID        string        `json:"id" format:"uuid" example:"01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b21" doc:"The id of the invitation."`
 	MessageID string        `json:"message_id" format:"uuid" example:"01980a3c-52a5-70b2-8f1e-0d4f1c2b3a49" doc:"The id of the new message about it."`
-	Result    outbox.Result `json:"result" enum:"created,suppressed" example:"created" doc:"created: written and queued. suppressed: written, but the address must not be written to."`
+	Result    outbox.Result `json:"result" enum:"created" example:"created" doc:"created: written; what becomes of it, it says itself."`
 }
 
 func (s *server) accept(ctx context.Context, in *tokenInput) (*invitationOutput, error) {
@@ -105,7 +105,7 @@ func (s *server) stop(
 	ctx context.Context, id string, stop func(context.Context, outbox.Tx, string) (outbox.Stopped, error),
 ) (*stoppedOutput, error) {
 	result, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (outbox.Stopped, error) {
-		return insist(func() (outbox.Stopped, error) { return stop(ctx, tx, id) })
+		return stop(ctx, tx, id)
 	})
 	if err != nil {
 		return nil, err
@@ -127,13 +127,13 @@ func (s *server) changeAddress(ctx context.Context, in *addressInput) (*mailedOu
 
 func (s *server) mailAgain(ctx context.Context, mail func(context.Context, outbox.Tx) (outbox.Receipt, error)) (*mailedOutput, error) {
 	receipt, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (outbox.Receipt, error) {
-		return insist(func() (outbox.Receipt, error) { return mail(ctx, tx) })
+		return mail(ctx, tx)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &mailedOutput{
 		Location: "/v1/invitations/" + receipt.InvitationID,
-		Body:     mailed{ID: receipt.InvitationID, MessageID: receipt.MessageID, Result: receipt.Result},
+		Body:     mailed{ID: receipt.InvitationID, MessageID: receipt.MessageID, Result: told(receipt.Result)},
 	}, nil
 }

@@ -71,7 +71,7 @@ type attempt struct {
 func (s *server) getInvitation(ctx context.Context, in *idInput) (*invitationOutput, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	record, err := outbox.GetInvitation(ctx, s.pool, in.ID)
+	record, err := outbox.GetInvitation(ctx, s.db(ctx), in.ID)
 	if err != nil {
 		return nil, fmt.Errorf("get invitation: %w", err)
 	}
@@ -81,7 +81,7 @@ func (s *server) getInvitation(ctx context.Context, in *idInput) (*invitationOut
 func (s *server) getMessage(ctx context.Context, in *idInput) (*messageOutput, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	record, err := outbox.GetMessage(ctx, s.pool, in.ID)
+	record, err := outbox.GetMessage(ctx, s.db(ctx), in.ID)
 	if err != nil {
 		return nil, fmt.Errorf("get message: %w", err)
 	}

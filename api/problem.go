@@ -154,7 +154,8 @@ func fromLimitError(limit *outbox.LimitError) *problem {
 	if limit.RetryAfter == 0 {
 		return newProblem(limitReached).because("This was done as often as the policy allows. Nothing was written.")
 	}
-	return newProblem(limitReached, "Retry-After", strconv.Itoa(int(limit.RetryAfter.Seconds()))).
+	wait := strconv.Itoa(int(limit.RetryAfter.Seconds()))
+	return newProblem(limitReached, "Retry-After", wait, "RateLimit", `"mailcrane";r=0;t=`+wait).
 		because("It is too soon to do this again. Nothing was written: repeat the request after Retry-After seconds.")
 }
 

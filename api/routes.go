@@ -55,7 +55,13 @@ func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
 // handle makes every error of a handler a problem.
 func handle[I, O any](s *server, handler func(context.Context, *I) (*O, error)) func(context.Context, *I) (*O, error) {
 	return func(ctx context.Context, in *I) (*O, error) {
-		out, err := handler(ctx, in)
+		var out *O
+		var err error
+		if c, ok := ctx.Value(claimKey{}).(*claim); ok {
+			out, err = once(ctx, s, c, in, handler)
+		} else {
+			out, err = handler(ctx, in)
+		}
 		if err == nil {
 			return out, nil
 		}
@@ -101,7 +107,7 @@ func humaConfig(version string) huma.Config {
 					Description: "A key, mc_live_… or mc_test_…, which sees one tenant and may do what its scopes say; or the value of MAILCRANE_API_TOKEN, which is the operator's. A daemon without that takes programs on its own machine for the operator.",
 				}},
 			},
-			OnAddOperation: []huma.AddOpFunc{describeScope, describeBody, describeAnswers},
+			OnAddOperation: []huma.AddOpFunc{describeScope, describeBody, describeAnswers, describeReplay},
 		},
 		Formats:       map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()}, // "json": application/problem+json
 		DefaultFormat: "application/json",

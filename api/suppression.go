@@ -85,7 +85,7 @@ func (s *server) suppress(ctx context.Context, in *suppressInput) (*suppressedOu
 
 func (s *server) suppressAll(ctx context.Context, list []outbox.Suppression) (*suppressedOutput, error) {
 	created, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (int64, error) {
-		return insist(func() (int64, error) { return outbox.Suppress(ctx, tx, tenantOf(ctx), list...) })
+		return outbox.Suppress(ctx, tx, tenantOf(ctx), list...)
 	})
 	if err != nil {
 		return nil, err

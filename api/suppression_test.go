@@ -19,7 +19,7 @@ func TestSuppressions_areAddedListedAndRemoved(t *testing.T) {
 			t.Errorf("%s instead of %s", got, want)
 		}
 	}
-	if d := s.invite(ada).want(http.StatusAccepted).document(); d["result"] != "suppressed" {
+	if d := s.invite(ada).want(http.StatusAccepted).document(); d["result"] != "created" {
 		t.Errorf("%v", d)
 	}
 	a := s.get(path).want(http.StatusOK)

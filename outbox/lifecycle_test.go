@@ -189,6 +189,14 @@ func TestInvite_givesOneRowOfFiftyAtATime(t *testing.T) {
 	}
 }
 
+func TestRequests_areForgotten(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	exec(t, pool, `INSERT INTO mailcrane.request (tenant, key, hash, created_at) VALUES ('default', 'k', '', now() - interval '2 days')`)
+	startRelay(t, pool, &hop{})
+	eventuallyZero(t, pool, `SELECT count(*) FROM mailcrane.request`)
+}
+
 func TestExpire_marksWhatHasLapsed(t *testing.T) {
 	t.Parallel()
 	pool, h := outboxtest.Database(t), &hop{}

@@ -1,0 +1,147 @@
+package api_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mailcrane/mailcrane/outbox"
+)
+
+// Whatever writes gives the first answer again, and writes once.
+func TestReplay_givesTheFirstAnswer(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	hop := s.relay()
+	m := s.mail(hop, ada)
+	held := s.invite(`{"email":"held@example.com","send_after":"` + time.Now().Add(time.Hour).Format(time.RFC3339) + `"}`).want(http.StatusAccepted).document()
+	if _, err := s.pool.Exec(t.Context(), `UPDATE mailcrane.message SET status = 'held', reason = 'test' WHERE id = $1::text::uuid`, held["message_id"]); err != nil {
+		t.Fatal(err)
+	}
+	for i, request := range []struct{ path, body string }{
+		{"/v1/groups/42/invitations", `{"email":"grace@example.com"}`},
+		{"/v1/messages", `{"recipient":"ada@example.com","template":"verify"}`},
+		{"/v1/suppressions", `{"address":"bob@example.com"}`},
+		{"/v1/messages/" + held["message_id"].(string) + "/release", ""},
+		{"/v1/messages/" + held["message_id"].(string) + "/cancel", ""},
+		{"/v1/invitations/" + m.id + "/change-address", `{"email":"ada@example.org"}`},
+		{"/v1/invitations/" + held["id"].(string) + "/revoke", ""},
+		{"/v1/invitations/" + m.id + "/accept", ""},
+	} {
+		key := fmt.Sprintf("key %d", i)
+		first := s.request(http.MethodPost, request.path, request.body, "Idempotency-Key", key)
+		if first.StatusCode >= 300 || first.Header.Get("Idempotency-Replayed") != "" {
+			t.Errorf("%s: %d, %s", request.path, first.StatusCode, first.body)
+		}
+		if strings.HasSuffix(request.path, "/release") && first.document()["status"] != "queued" {
+			t.Errorf("the answer is from before the release: %s", first.body)
+		}
+		rows := s.value(allRows)
+		again := s.request(http.MethodPost, request.path, strings.ReplaceAll(request.body, ":", " :\n"), "Idempotency-Key", key)
+		if again.StatusCode != first.StatusCode || string(again.body) != string(first.body) || again.Header.Get("Location") != first.Header.Get("Location") {
+			t.Errorf("%s:\n%d, %s\n%d, %s", request.path, first.StatusCode, first.body, again.StatusCode, again.body)
+		}
+		if again.Header.Get("Idempotency-Replayed") != "true" {
+			t.Errorf("%s does not say that the answer is an old one", request.path)
+		}
+		if s.value(allRows) != rows {
+			t.Errorf("%s was carried out twice", request.path)
+		}
+	}
+}
+
+const allRows = `
+	SELECT jsonb_build_array(
+		(SELECT jsonb_agg(to_jsonb(i) ORDER BY i.id) FROM mailcrane.invitation AS i),
+		(SELECT jsonb_agg(m.id ORDER BY m.id) FROM mailcrane.message AS m),
+		(SELECT jsonb_agg(to_jsonb(s) ORDER BY s.address) FROM mailcrane.suppression AS s))::text`
+
+func TestReplay_refusesTheKeyForAnotherRequest(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.invite(ada, "Idempotency-Key", "k").want(http.StatusAccepted)
+	for path, body := range map[string]string{
+		"/v1/groups/42/invitations":     `{"email":"eve@example.com"}`,
+		"/v1/groups/43/invitations":     ada,
+		"/v1/suppressions":              `{"address":"eve@example.com"}`,
+		"/v1/invitations/accept":        tokenBody(strings.Repeat("A", 43)),
+		"/v1/groups/42%20/invitations":  ada,
+		"/v1/messages":                  `{"recipient":"eve@example.com","template":"verify"}`,
+		"/v1/messages/x/cancel":         "",
+		"/v1/invitations/x/decline":     "",
+		"/v1/groups/42/invitations?x=1": ada,
+	} {
+		a := s.request(http.MethodPost, path, body, "Idempotency-Key", "k")
+		a.problem(http.StatusUnprocessableEntity, "invalid-input")
+	}
+	if n := count(t, s.pool, `SELECT (SELECT count(*) FROM mailcrane.invitation) + (SELECT count(*) FROM mailcrane.message) + (SELECT count(*) FROM mailcrane.suppression)`); n != 2 {
+		t.Errorf("%d rows instead of an invitation and its message", n)
+	}
+	// Another tenant has keys of its own.
+	a := s.invite(ada, append(bearer(s.key(outbox.NewAPIKey{Tenant: "b"})), "Idempotency-Key", "k")...).want(http.StatusAccepted)
+	if a.Header.Get("Idempotency-Replayed") != "" {
+		t.Error("tenant b has got the answer of another tenant")
+	}
+}
+
+func TestReplay_keepsNothingOfWhatIsRefused(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.invite(`{"email":"nobody"}`, "Idempotency-Key", "k").want(http.StatusUnprocessableEntity)
+	s.invite(`{"email":`, "Idempotency-Key", "k").want(http.StatusBadRequest)
+	if n := count(t, s.pool, `SELECT count(*) FROM mailcrane.request`); n != 0 {
+		t.Error("a request that was refused holds its key")
+	}
+	s.invite(ada, "Idempotency-Key", "k").want(http.StatusAccepted)
+	s.request(http.MethodPost, "/v1/keys", `{"name":"a"}`, "Idempotency-Key", "other").problem(http.StatusUnprocessableEntity, "invalid-input")
+	if n := count(t, s.pool, `SELECT count(*) FROM mailcrane.api_key`); n != 0 {
+		t.Error("a key was made that nobody has got")
+	}
+	// Looking is no request to be remembered.
+	s.request(http.MethodPost, "/v1/invitations/verify", tokenBody(strings.Repeat("A", 43)), "Idempotency-Key", "k").problem(http.StatusNotFound, "invalid-token")
+}
+
+func TestReplay_twinsWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	const twins = 20
+	answers := make([]*answer, twins)
+	var all sync.WaitGroup
+	for i := range twins {
+		all.Go(func() { answers[i] = s.invite(ada, "Idempotency-Key", "k") })
+	}
+	all.Wait()
+	first := 0
+	for _, a := range answers {
+		a.want(http.StatusAccepted)
+		if string(a.body) != string(answers[0].body) {
+			t.Errorf("%s instead of %s", a.body, answers[0].body)
+		}
+		if a.Header.Get("Idempotency-Replayed") == "" {
+			first++
+		}
+	}
+	if first != 1 {
+		t.Errorf("%d of the twins were carried out", first)
+	}
+}
+
+func TestReplay_isForgottenAfterADay(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	for _, key := range []string{"young", "old"} {
+		s.invite(`{"email":"`+key+`@example.com"}`, "Idempotency-Key", key).want(http.StatusAccepted)
+	}
+	if _, err := s.pool.Exec(t.Context(), `UPDATE mailcrane.request SET created_at = now() - CASE key WHEN 'old' THEN interval '26 hours' ELSE interval '24 hours' END`); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, s.pool, `SELECT mailcrane.forget_requests()`); n != 1 {
+		t.Errorf("forgot %d requests", n)
+	}
+	if left := s.value(`SELECT string_agg(key, ',') FROM mailcrane.request`); left != "young" {
+		t.Errorf("kept %s", left)
+	}
+}
