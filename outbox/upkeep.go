@@ -183,6 +183,18 @@ func (r *Relay) tendInvitations(ctx context.Context) {
 	})
 }
 
+// shareQueue sees to it that who has much in the queue does not keep others waiting.
+func (r *Relay) shareQueue(ctx context.Context) {
+	every(ctx, 500*time.Millisecond, func() {
+		if r.instance.copied() {
+			return
+		}
+		if _, err := r.Pool.Exec(ctx, `SELECT mailcrane.share_queue()`); err != nil && ctx.Err() == nil {
+			r.Logger.Error("sharing the queue failed", "error", err)
+		}
+	})
+}
+
 // tend runs a statement until there is nothing more to do for it.
 func (r *Relay) tend(ctx context.Context, what, statement string) {
 	for changed := int64(mostAtOnce); changed == mostAtOnce && !r.instance.copied(); {
