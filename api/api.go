@@ -53,7 +53,8 @@ type server struct {
 	ready    func(context.Context) error
 	logger   *slog.Logger
 
-	itemRules itemRules // of a batch
+	itemRules itemRules           // of a batch
+	providers map[string]provider // of bounces
 }
 
 // sendableToken is what fits into an Authorization header field.
@@ -79,6 +80,10 @@ func New(config Config) (http.Handler, error) {
 		s.tokenSum = sum(config.Token)
 	}
 
+	var err error
+	if s.providers, err = readProviders(providersDocument); err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
 	description := s.register(mux, config.Version)
 	document, err := json.Marshal(description)

@@ -41,6 +41,13 @@ func (s *server) guard(ctx huma.Context, next func(huma.Context)) {
 }
 
 func prepareBody(op *huma.Operation, w http.ResponseWriter, r *http.Request) *problem {
+	if takesPassword(op) {
+		if !isMedia(r.Header.Get("Content-Type"), func(media string) bool { return media == "text/plain" || isJSON(media) }) {
+			return newProblem(wrongMediaType, "Accept", "application/json, text/plain")
+		}
+		limitBody(w, r, maxBatchBody)
+		return nil
+	}
 	if takesCSV(op) {
 		if !isMedia(r.Header.Get("Content-Type"), func(media string) bool { return media == "text/csv" }) {
 			return newProblem(wrongMediaType, "Accept", "text/csv").because("Send CSV and say so: -H 'Content-Type: text/csv' --data-binary @list.csv.")
@@ -65,6 +72,9 @@ func (s *server) authorize(op *huma.Operation, r *http.Request) (caller, *proble
 		return caller{}, nil
 	}
 	token, isBearer := bearerToken(r)
+	if _, password, isBasic := r.BasicAuth(); isBasic && takesPassword(op) {
+		token, isBearer = password, true
+	}
 	operator := s.tokenSum != nil && subtle.ConstantTimeCompare(sum(token), s.tokenSum) == 1
 	switch {
 	case isBearer && operator:
@@ -94,6 +104,9 @@ func sum(token string) []byte {
 	hash := sha256.Sum256([]byte(token))
 	return hash[:]
 }
+
+// takesPassword says whether op is for programs that cannot send a bearer token.
+func takesPassword(op *huma.Operation) bool { return len(op.Security) == 2 }
 
 // bearerToken is what a request shows to be let through (RFC 6750).
 func bearerToken(r *http.Request) (token string, ok bool) {

@@ -111,6 +111,15 @@ func checkNames(data []byte, body reflect.Type) error {
 				return fmt.Errorf("has the field %s, which must be written %s", key, name)
 			}
 		}
+		if list := field.Type; list.Kind() == reflect.Slice && list.Elem().Kind() == reflect.Struct {
+			var items []json.RawMessage
+			_ = json.Unmarshal(given[name], &items) // huma has seen that it is a list of objects
+			for _, item := range items {
+				if err := checkNames(item, list.Elem()); err != nil {
+					return err
+				}
+			}
+		}
 	}
 	return nil
 }

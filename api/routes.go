@@ -42,6 +42,8 @@ func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
 	huma.Register(h, suppressOperation(), handle(s, s.suppress))
 	huma.Register(h, unsuppressOperation(), handle(s, s.unsuppress))
 	huma.Register(h, importOperation(), handle(s, s.importSuppressions))
+	huma.Register(h, bouncesOperation(), handle(s, s.reportBounces))
+	huma.Register(h, providerOperation(), handle(s, s.reportBouncesOfProvider))
 	huma.Register(h, eventsOperation(), handle(s, s.listEvents))
 	huma.Register(h, createKeyOperation(), handle(s, s.createKey))
 	huma.Register(h, keysOperation(), handle(s, s.listKeys))
@@ -95,13 +97,18 @@ func humaConfig(version string) huma.Config {
 				{Name: "Invitations", Description: "Ask people to join a group."},
 				{Name: "Messages", Description: "What was sent, when, and what the relay said."},
 				{Name: "Suppressions", Description: "Addresses that must not be written to."},
+				{Name: "Bounces", Description: "News that comes after a mail was sent."},
 				{Name: "Events", Description: "What has happened, for programs that want to know."},
 				{Name: "Keys", Description: "Who may use this API."},
 				{Name: "Health", Description: "For whoever watches the daemon."},
 			},
 			Components: &huma.Components{
 				Schemas: huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer),
-				SecuritySchemes: map[string]*huma.SecurityScheme{"token": {
+				SecuritySchemes: map[string]*huma.SecurityScheme{"password": {
+					Type:        "http",
+					Scheme:      "basic",
+					Description: "The same as a password, for providers that cannot do otherwise. The name does not matter.",
+				}, "token": {
 					Type:        "http",
 					Scheme:      "bearer",
 					Description: "A key, mc_live_… or mc_test_…, which sees one tenant and may do what its scopes say; or the value of MAILCRANE_API_TOKEN, which is the operator's. A daemon without that takes programs on its own machine for the operator.",

@@ -1,0 +1,68 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Bounce is news about a mail after a relay has accepted it: it could not be
+// delivered, or who got it says that it is spam. Kind is required, and either the
+// address or one of the ids.
+type Bounce struct {
+	Kind            BounceKind `json:"kind"`
+	Address         string     `json:"address,omitempty"`           // default: the recipient of the message
+	MessageID       string     `json:"message_id,omitempty"`        // of the message
+	HeaderMessageID string     `json:"header_message_id,omitempty"` // the Message-ID that it was sent under
+	Diagnostic      string     `json:"diagnostic,omitempty"`        // what was said; the first 500 characters are kept
+	At              time.Time  `json:"at,omitzero"`                 // default: now
+	Source          string     `json:"source,omitempty"`            // who says so; default "operator"
+	SourceID        string     `json:"source_id,omitempty"`         // how the source calls it: what is reported twice counts once
+}
+
+// BounceKind says what a bounce means for the address.
+type BounceKind string
+
+// The kinds of bounces. The first and the last suppress the address.
+const (
+	HardBounce BounceKind = "hard"      // the address does not take mail
+	SoftBounce BounceKind = "soft"      // not now
+	Complaint  BounceKind = "complaint" // it is spam, says who got it
+)
+
+// Reported says what became of a bounce.
+type Reported struct {
+	Result    string // recorded, existing (it was reported before) or ignored (about a message that is not here)
+	MessageID string // what it is about, if that is known
+}
+
+// ReportBounces records bounces and complaints, up to 1,000, all or none. Hard ones
+// and complaints keep their addresses from being written to. An empty tenant is that
+// of each message. Bad input gives an [*InputError].
+func ReportBounces(ctx context.Context, tx Tx, tenant string, bounces ...Bounce) ([]Reported, error) {
+	for i, b := range bounces {
+		for field, text := range map[string]string{
+			"kind": string(b.Kind), "address": b.Address, "message_id": b.MessageID, "header_message_id": b.HeaderMessageID,
+			"diagnostic": b.Diagnostic, "source": b.Source, "source_id": b.SourceID,
+		} {
+			if !utf8.ValidString(text) || strings.ContainsRune(text, 0) { // which JSON would change, or PostgreSQL not take
+				return nil, &InputError{Problems: []Problem{{Item: i, Field: field, Problem: "is not text in UTF-8"}}}
+			}
+		}
+	}
+	document, err := json.Marshal(bounces)
+	if err != nil {
+		return nil, fmt.Errorf("report bounces: %w", err)
+	}
+	reported, err := query(ctx, tx, pgx.RowToStructByPos[Reported],
+		`SELECT result, coalesce(message_id::text, '') FROM mailcrane.report_bounces($1::text::jsonb, nullif($2::text, ''))`, string(document), tenant)
+	if err != nil {
+		return nil, fmt.Errorf("report bounces: %w", asInputError(err))
+	}
+	return reported, nil
+}
