@@ -10,6 +10,10 @@ func (s *server) release(ctx context.Context, in *idInput) (*messageOutput, erro
 	return s.decide(ctx, in, outbox.ReleaseMessage)
 }
 
+func (s *server) retry(ctx context.Context, in *idInput) (*messageOutput, error) {
+	return s.decide(ctx, in, outbox.RetryMessage)
+}
+
 func (s *server) markSent(ctx context.Context, in *idInput) (*messageOutput, error) {
 	return s.decide(ctx, in, outbox.MarkSent)
 }

@@ -185,6 +185,16 @@ func enqueueOperation() huma.Operation {
 	return withBody(op)
 }
 
+func retryOperation() huma.Operation {
+	return changeOperation("retryMessage", "/v1/messages/{id}/retry", "Messages", "Try a failed message again",
+		"It is queued for as long as a new one. Whether it may still be sent is looked at as always.")
+}
+
+func attemptsOperation() huma.Operation {
+	return lookOperation("listAttempts", "/v1/messages/{id}/attempts", "Messages", "What the relays said about a message",
+		"All attempts, oldest first.")
+}
+
 func suppressionsOperation() huma.Operation {
 	return listOperation("listSuppressions", "/v1/suppressions", "Suppressions", "Which addresses must not be written to?",
 		"In alphabetical order, a page at a time.")

@@ -15,6 +15,12 @@ type idInput struct {
 	ID string `path:"id" maxLength:"64" example:"01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b21" doc:"The id that the answer to the invitation gave."`
 }
 
+type attemptsOutput struct {
+	Body struct {
+		Attempts []attempt `json:"attempts" nullable:"false" doc:"Oldest first."`
+	}
+}
+
 type invitationOutput struct{ Body invitation }
 
 type messageOutput struct{ Body message }
@@ -157,4 +163,14 @@ func each[A, B any](list []A, convert func(A) B) []B {
 		converted[i] = convert(item)
 	}
 	return converted
+}
+
+func (s *server) listAttempts(ctx context.Context, in *idInput) (*attemptsOutput, error) {
+	m, err := s.getMessage(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	out := &attemptsOutput{}
+	out.Body.Attempts = m.Body.Attempts
+	return out, nil
 }

@@ -75,6 +75,8 @@ var (
 		"It is too soon to do this again, or it was done too often. Nothing was written."}
 	notHeld = kind{http.StatusConflict, "not-held", "Message is not held",
 		"Only a held message waits for a decision, and only one with an unknown outcome can be marked as sent. Nothing was written."}
+	notFailed = kind{http.StatusConflict, "not-failed", "Message has not failed",
+		"Only a message that was given up can be tried again. Nothing was written."}
 	wrongMethod = kind{http.StatusMethodNotAllowed, "method-not-allowed", "Method not allowed",
 		"This path takes other methods."}
 	slowBody = kind{http.StatusRequestTimeout, "slow-body", "Body took too long",
@@ -139,6 +141,8 @@ func toProblem(err error) *problem {
 		return newProblem(alreadyInvited)
 	case errors.Is(err, outbox.ErrNotFound):
 		return newProblem(notFound)
+	case errors.Is(err, outbox.ErrNotFailed):
+		return newProblem(notFailed)
 	case errors.Is(err, outbox.ErrNotHeld):
 		return newProblem(notHeld)
 	case unstorable(err):

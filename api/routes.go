@@ -37,6 +37,8 @@ func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
 	huma.Register(h, messageOperation(), handle(s, s.getMessage))
 	huma.Register(h, cancelOperation(), handle(s, s.cancelMessage))
 	huma.Register(h, releaseOperation(), handle(s, s.release))
+	huma.Register(h, retryOperation(), handle(s, s.retry))
+	huma.Register(h, attemptsOperation(), handle(s, s.listAttempts))
 	huma.Register(h, markSentOperation(), handle(s, s.markSent))
 	huma.Register(h, suppressionsOperation(), handle(s, s.listSuppressions))
 	huma.Register(h, suppressOperation(), handle(s, s.suppress))

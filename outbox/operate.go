@@ -12,6 +12,9 @@ import (
 // not asked for.
 var ErrNotHeld = errors.New("the message is not held, or none of its attempts is unknown")
 
+// ErrNotFailed means that a message was not given up, and so cannot be retried.
+var ErrNotFailed = errors.New("the message has not failed")
+
 // Scope says what a hold covers. Empty fields stand for all.
 type Scope struct {
 	Tenant   string
@@ -50,6 +53,16 @@ func ReleaseMessage(ctx context.Context, tx Tx, id string) error {
 // through. It gives [ErrNotFound] or [ErrNotHeld] where that cannot be.
 func MarkSent(ctx context.Context, tx Tx, id string) error {
 	return decideHeld(ctx, tx, "mark as sent", id, `SELECT mailcrane.mark_sent($1::text::uuid)::text`)
+}
+
+// RetryMessage queues a message again that has failed, for as long as a new one. It
+// gives [ErrNotFound] or [ErrNotFailed] where that cannot be.
+func RetryMessage(ctx context.Context, tx Tx, id string) error {
+	err := decideHeld(ctx, tx, "retry", id, `SELECT mailcrane.retry_message($1::text::uuid)::text`)
+	if errors.Is(err, ErrNotHeld) {
+		return fmt.Errorf("retry message %s: %w", id, ErrNotFailed)
+	}
+	return err
 }
 
 func decideHeld(ctx context.Context, tx Tx, what, id, statement string) error {
