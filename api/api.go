@@ -39,11 +39,19 @@ import (
 
 // Config says what the API works on. Pool is required.
 type Config struct {
-	Pool    *pgxpool.Pool
-	Token   string                      // the operator's bearer token; empty: the operator is this machine
-	Ready   func(context.Context) error // asked by /readyz besides the database; nil: always ready
-	Logger  *slog.Logger                // default: discard
-	Version string                      // of this program, for people; default "unknown"
+	Pool   *pgxpool.Pool
+	Token  string                      // the operator's bearer token; empty: the operator is this machine
+	Ready  func(context.Context) error // asked by /readyz besides the database; nil: always ready
+	Logger *slog.Logger                // default: discard
+
+	// Join serves a page on which the invited accept or decline: see [JoinPath]. It
+	// needs no authorization but the token in its address.
+	Join bool
+	// JoinNext is where the page leads who has accepted, with {id} for the id of the
+	// invitation. Default: to itself, where it says so.
+	JoinNext string
+
+	Version string // of this program, for people; default "unknown"
 }
 
 // server is what the handlers share. Nothing in it changes after [New].
@@ -85,6 +93,11 @@ func New(config Config) (http.Handler, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
+	if config.Join {
+		if err := s.registerJoin(mux, config.JoinNext); err != nil {
+			return nil, err
+		}
+	}
 	description := s.register(mux, config.Version)
 	document, err := json.Marshal(description)
 	if err != nil {

@@ -14,13 +14,11 @@ import (
 	"github.com/mailcrane/mailcrane/outbox/outboxtest"
 )
 
-// Everything a new user does: start, paste the command, look into the inbox,
-// follow the location; then by SQL.
-func TestDev_doesWhatItsWelcomePromises(t *testing.T) {
-	t.Parallel()
-	dev := startProgram(t, nil, "dev", "--ephemeral", "--listen", "127.0.0.1:0")
+// startDev runs `mailcrane dev` and gives the addresses that its welcome names.
+func startDev(t *testing.T) (dev *program, base, databaseURL string) {
+	t.Helper()
+	dev = startProgram(t, nil, "dev", "--ephemeral", "--listen", "127.0.0.1:0")
 	dev.says(t, "curl --json")
-	var base, databaseURL string
 	for line := range strings.Lines(dev.log.String()) {
 		fields := strings.Fields(line)
 		if len(fields) == 2 && fields[0] == "Inbox" {
@@ -30,6 +28,14 @@ func TestDev_doesWhatItsWelcomePromises(t *testing.T) {
 			databaseURL = fields[1]
 		}
 	}
+	return dev, base, databaseURL
+}
+
+// Everything a new user does: start, paste the command, look into the inbox,
+// follow the location; then by SQL.
+func TestDev_doesWhatItsWelcomePromises(t *testing.T) {
+	t.Parallel()
+	dev, base, databaseURL := startDev(t)
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+"/v1/groups/42/invitations",
 		strings.NewReader(`{"email":"ada@example.com","group_name":"Analytical Engine Club","inviter_name":"Charles"}`))
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mailcrane/mailcrane/api"
 	"github.com/mailcrane/mailcrane/sender"
 )
 
@@ -31,6 +32,7 @@ type Config struct {
 	SubjectPrefix     string
 	Templates         string
 	AcceptURL, Secret string
+	AcceptedURL       string
 
 	Listen    string
 	APIToken  string
@@ -81,8 +83,10 @@ func settings() []setting {
 			parse: func(c *Config, v string) error { c.SubjectPrefix = v; return nil }},
 		{name: "MAILCRANE_TEMPLATES", usage: "folder with templates of your own, <locale>/<name>.html, .txt and .subject",
 			parse: func(c *Config, v string) error { c.Templates = v; return nil }},
-		{name: "MAILCRANE_ACCEPT_URL", usage: "where invitations are accepted, with {token} in it; needs MAILCRANE_SECRET",
+		{name: "MAILCRANE_ACCEPT_URL", usage: "where invitations are accepted, with {token} in it; needs MAILCRANE_SECRET. Default: a page of the daemon, if MAILCRANE_SECRET and MAILCRANE_PUBLIC_URL are set",
 			parse: func(c *Config, v string) error { c.AcceptURL = v; return checkAcceptURL(v) }},
+		{name: "MAILCRANE_ACCEPTED_URL", usage: "where that page leads who has accepted, with {id} for the invitation; default: to itself",
+			parse: func(c *Config, v string) error { c.AcceptedURL = v; return checkWebURL(v) }},
 		{name: "MAILCRANE_SECRET", usage: "makes the tokens in the links: at least 32 random characters, the same in every daemon", secret: true,
 			parse: func(c *Config, v string) error { c.Secret = v; return longEnough(v, 32) }},
 		{name: "MAILCRANE_LISTEN", initial: "127.0.0.1:8025", usage: "address of the HTTP API",
@@ -120,6 +124,19 @@ func settings() []setting {
 		{name: "LOG_FORMAT", initial: "auto", usage: "text, json, or auto: text on a terminal",
 			parse: func(c *Config, v string) error { c.LogFormat = v; return oneOf(v, "text", "json", "auto") }},
 	}
+}
+
+// hostsJoin says whether invitations are accepted on a page of the daemon.
+func (c Config) hostsJoin() bool {
+	return c.AcceptURL == "" && c.Secret != "" && c.PublicURL != ""
+}
+
+// acceptURL is where invitations are accepted.
+func (c Config) acceptURL() string {
+	if c.hostsJoin() {
+		return c.PublicURL + api.JoinPath
+	}
+	return c.AcceptURL
 }
 
 // together checks what one setting cannot say alone.

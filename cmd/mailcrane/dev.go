@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"html"
 	"io"
 	"net/http"
 	"strings"
@@ -23,7 +22,7 @@ import (
 // it fills in itself.
 func devSettings() []setting {
 	return choose("DATABASE_URL", "MAILCRANE_LISTEN", "MAILCRANE_FROM", "MAILCRANE_SUBJECT_PREFIX", "MAILCRANE_TEMPLATES",
-		"MAILCRANE_ACCEPT_URL", "MAILCRANE_SECRET", "MAILCRANE_API_TOKEN", "MAILCRANE_WORKERS", "MAILCRANE_SMTP_CONNECTIONS",
+		"MAILCRANE_ACCEPT_URL", "MAILCRANE_ACCEPTED_URL", "MAILCRANE_SECRET", "MAILCRANE_API_TOKEN", "MAILCRANE_WORKERS", "MAILCRANE_SMTP_CONNECTIONS",
 		"MAILCRANE_POLL_ONLY", "MAILCRANE_RETRY_MIN", "MAILCRANE_RETRY_MAX", "MAILCRANE_STOP_TIMEOUT", "LOG_LEVEL", "LOG_FORMAT")
 }
 
@@ -55,7 +54,12 @@ before it has answered.`,
 
 // dev is serve with a filled-in configuration.
 func dev(ctx context.Context, c Config, ephemeral, givenDatabase bool, stdout, stderr io.Writer) (err error) {
-	d := daemon{Config: c.forDev(), log: newLogger(c, stderr), api: true, relay: true}
+	listener, err := c.openListener(ctx) // first: the links in the mails lead here
+	if err != nil {
+		return err
+	}
+	defer listener.Close() //nolint:errcheck // the server has closed it
+	d := daemon{Config: c.forDev("http://" + listener.Addr().String()), log: newLogger(c, stderr), api: true, relay: true, listener: listener}
 	if !givenDatabase {
 		server, startErr := localpg.Start(ctx, localpg.Config{Ephemeral: ephemeral, Logger: d.log})
 		switch {
@@ -86,20 +90,19 @@ func dev(ctx context.Context, c Config, ephemeral, givenDatabase bool, stdout, s
 	}
 	d.extra = map[string]http.Handler{
 		"/inbox": inbox, "/inbox/": inbox,
-		"GET /join": http.HandlerFunc(joinPage),
-		"GET /{$}":  http.RedirectHandler("/inbox", http.StatusFound),
+		"GET /{$}": http.RedirectHandler("/inbox", http.StatusFound),
 	}
 	d.serving = func(baseURL string) { _, _ = fmt.Fprint(stdout, welcome(baseURL, d.DatabaseURL)) }
 	return d.serve(ctx)
 }
 
 // forDev fills in what is not set.
-func (c Config) forDev() Config {
+func (c Config) forDev(publicURL string) Config {
 	if c.From == "" {
 		c.From = "Mailcrane <mailcrane@example.com>"
 	}
 	if c.AcceptURL == "" {
-		c.AcceptURL = "http://" + c.Listen + "/join?token={token}"
+		c.PublicURL = publicURL
 		c.Secret = "for development on this machine only"
 	}
 	if !c.isSet("MAILCRANE_RETRY_MIN") {
@@ -131,25 +134,4 @@ Invite somebody, and look into the inbox:
   curl --json '{"email":"ada@example.com","group_name":"Analytical Engine Club","inviter_name":"Charles"}' {base}/v1/groups/42/invitations
 
 `)
-}
-
-const joinTemplate = `<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>The accept page of your application</title>
-<style>body{font:1rem/1.6 system-ui,sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem;color-scheme:light dark}code{overflow-wrap:anywhere}</style>
-<h1>This is where your application takes over</h1>
-<p>Whoever follows the link in an invitation comes to your application, with this token:</p>
-<p><code>%s</code></p>
-<p>Set <code>MAILCRANE_ACCEPT_URL</code> to the page of your application, with <code>{token}</code> in it,
-or pass a <code>link</code> of your own with each invitation.</p>
-`
-
-// joinPage stands in for the page of the application that a link leads to.
-
-func joinPage(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Referrer-Policy", "no-referrer")
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-	_, _ = fmt.Fprintf(w, joinTemplate, html.EscapeString(r.URL.Query().Get("token"))) // the reader may have gone
 }

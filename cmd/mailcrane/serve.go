@@ -71,6 +71,7 @@ type daemon struct {
 	api, relay bool
 	extra      map[string]http.Handler // more pages, by pattern
 	serving    func(baseURL string)    // called once everything runs; may be nil
+	listener   net.Listener            // for the HTTP API; nil: opened when it starts
 }
 
 // serve builds the parts in the order in which they need each other, runs them
@@ -191,7 +192,7 @@ func (d daemon) startRelay(ctx context.Context, pool *pgxpool.Pool, email *sende
 		PollOnly:        d.PollOnly,
 		RetryMin:        d.RetryMin,
 		RetryMax:        d.RetryMax,
-		AcceptURL:       d.AcceptURL,
+		AcceptURL:       d.acceptURL(),
 		Secret:          []byte(d.Secret),
 		MessageIDDomain: domainOf(d.From),
 		Installation:    d.Installation,
@@ -211,10 +212,19 @@ func (d daemon) stopRelay(ctx context.Context, relay *outbox.Relay) error {
 	return relay.Stop(ctx)
 }
 
+func (c Config) openListener(ctx context.Context) (net.Listener, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("HTTP API: %w (another address: --listen)", err)
+	}
+	return listener, nil
+}
+
 // listen serves HTTP in the background. stop lets requests in hand finish.
 func (d daemon) listen(ctx context.Context, pool *pgxpool.Pool, ready func(context.Context) error, failed chan<- error) (stop func(), err error) {
 	handler, err := api.New(api.Config{
 		Pool: pool, Token: d.APIToken, Ready: ready, Logger: d.log, Version: programVersion(),
+		Join: d.hostsJoin(), JoinNext: d.AcceptedURL,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("HTTP API: %w", err)
@@ -227,9 +237,11 @@ func (d daemon) listen(ctx context.Context, pool *pgxpool.Pool, ready func(conte
 		}
 		handler = mux
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", d.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("HTTP API: %w (another address: --listen)", err)
+	listener := d.listener
+	if listener == nil {
+		if listener, err = d.openListener(ctx); err != nil {
+			return nil, err
+		}
 	}
 	server := api.NewServer(d.Listen, handler, d.log)
 	go func() {
