@@ -44,6 +44,12 @@ type Config struct {
 	Ready  func(context.Context) error // asked by /readyz besides the database; nil: always ready
 	Logger *slog.Logger                // default: discard
 
+	// Templates are for looking at what messages say. Nil: the paths for it are not there.
+	Templates Templates
+	// AcceptURL and Secret are those of the relay: see [outbox.AcceptLink].
+	AcceptURL string
+	Secret    []byte
+
 	// Join serves a page on which the invited accept or decline: see [JoinPath]. It
 	// needs no authorization but the token in its address.
 	Join bool
@@ -63,6 +69,9 @@ type server struct {
 
 	itemRules itemRules           // of a batch
 	providers map[string]provider // of bounces
+	templates Templates
+	acceptURL string
+	secret    []byte
 }
 
 // sendableToken is what fits into an Authorization header field.
@@ -74,7 +83,10 @@ func New(config Config) (http.Handler, error) {
 	if config.Pool == nil {
 		return nil, errors.New("api: no database pool")
 	}
-	s := &server{pool: config.Pool, ready: config.Ready, logger: config.Logger}
+	s := &server{
+		pool: config.Pool, ready: config.Ready, logger: config.Logger,
+		templates: config.Templates, acceptURL: config.AcceptURL, secret: config.Secret,
+	}
 	if s.ready == nil {
 		s.ready = func(context.Context) error { return nil }
 	}

@@ -89,7 +89,7 @@ func describeScope(_ *huma.OpenAPI, op *huma.Operation) {
 		return
 	}
 	access := ":write"
-	if op.Method == http.MethodGet || op.OperationID == "verifyToken" {
+	if op.Method == http.MethodGet || op.OperationID == "verifyToken" || op.OperationID == "previewTemplate" {
 		access = ":read"
 	}
 	op.Security = []map[string][]string{{"token": {strings.ToLower(op.Tags[0]) + access}}}

@@ -47,7 +47,7 @@ type service struct {
 func start(t testing.TB, change func(*api.Config)) *service {
 	t.Helper()
 	s := &service{t: t, logs: &logBuffer{}}
-	config := api.Config{Logger: slog.New(slog.NewJSONHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug})), Version: "test"}
+	config := api.Config{Templates: texts{}, Logger: slog.New(slog.NewJSONHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug})), Version: "test"}
 	if change != nil {
 		change(&config)
 	}

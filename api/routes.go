@@ -44,6 +44,11 @@ func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
 	huma.Register(h, suppressOperation(), handle(s, s.suppress))
 	huma.Register(h, unsuppressOperation(), handle(s, s.unsuppress))
 	huma.Register(h, importOperation(), handle(s, s.importSuppressions))
+	if s.templates != nil {
+		huma.Register(h, templatesOperation(), handle(s, s.listTemplates))
+		huma.Register(h, previewTemplateOperation(), handle(s, s.previewTemplate))
+		huma.Register(h, previewMessageOperation(), handle(s, s.previewMessage))
+	}
 	huma.Register(h, bouncesOperation(), handle(s, s.reportBounces))
 	huma.Register(h, providerOperation(), handle(s, s.reportBouncesOfProvider))
 	huma.Register(h, eventsOperation(), handle(s, s.listEvents))
@@ -100,6 +105,7 @@ func humaConfig(version string) huma.Config {
 				{Name: "Messages", Description: "What was sent, when, and what the relay said."},
 				{Name: "Suppressions", Description: "Addresses that must not be written to."},
 				{Name: "Bounces", Description: "News that comes after a mail was sent."},
+				{Name: "Templates", Description: "What messages say."},
 				{Name: "Events", Description: "What has happened, for programs that want to know."},
 				{Name: "Keys", Description: "Who may use this API."},
 				{Name: "Health", Description: "For whoever watches the daemon."},

@@ -95,7 +95,7 @@ func finish(ctx context.Context, tx Tx, what, statement, by string) (InvitationR
 	return GetInvitation(ctx, tx, ids[0]) // what a statement changes, it does not see
 }
 
-// tokenShape is what tokens look like: see [Relay.acceptLink].
+// tokenShape is what tokens look like: see [AcceptLink].
 var tokenShape = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
 
 // Verify gives the invitation that a mailed token is for, whatever its status, and

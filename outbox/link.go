@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// acceptLink makes the link of an invitation whose application passed none, and
+// AcceptLink makes the link of an invitation whose application passed none, and
 // the hash of the token in it. The token is derived, not stored: whoever reads
 // the database, a backup or a log finds no link that works. It is the same on
 // every attempt, and another one for the next generation of the invitation.
@@ -18,16 +18,16 @@ import (
 // A token is 32 bytes, in base64url (RFC 4648 section 5): the id of the invitation,
 // by which the database finds it, and 16 bytes of an HMAC.
 //
-// Without AcceptURL and Secret there is no link.
-func (r *Relay) acceptLink(invitationID string, generation int) (link string, tokenHash []byte) {
-	if r.AcceptURL == "" || len(r.Secret) == 0 {
+// Without an acceptURL, which has {token} in it, and a secret there is no link.
+func AcceptLink(acceptURL string, secret []byte, invitationID string, generation int) (link string, tokenHash []byte) {
+	if acceptURL == "" || len(secret) == 0 {
 		return "", nil
 	}
-	mac := hmac.New(sha256.New, r.Secret)
+	mac := hmac.New(sha256.New, secret)
 	fmt.Fprintf(mac, "mailcrane invitation %s %d", invitationID, generation)
 	var id pgtype.UUID
 	_ = id.Scan(invitationID) // it comes from the database
 	token := base64.RawURLEncoding.EncodeToString(append(id.Bytes[:], mac.Sum(nil)[:16]...))
 	hash := sha256.Sum256([]byte(token))
-	return strings.ReplaceAll(r.AcceptURL, "{token}", token), hash[:]
+	return strings.ReplaceAll(acceptURL, "{token}", token), hash[:]
 }

@@ -269,14 +269,22 @@ func (t *try) finish(ctx context.Context, s step) (step, error) {
 }
 
 // prepare makes the message that the sender gets.
-func (t *try) prepare(l loaded) error {
+func (t *try) prepare(l loaded) (err error) {
+	link := l.Link
+	if l.InvitationID != "" && link == "" {
+		link, t.tokenHash = AcceptLink(t.relay.AcceptURL, t.relay.Secret, l.InvitationID, l.Generation)
+		t.noLink = link == ""
+	}
+	if t.message, err = l.message(link); err == nil {
+		t.message.HeaderMessageID = cmp.Or(l.HeaderMessageID, t.messageID+"@"+t.relay.MessageIDDomain)
+	}
+	return err
+}
+
+// message is what a sender gets but for the Message-ID.
+func (l loaded) message(link string) (*Message, error) {
 	fields := map[string]any{}
 	if l.InvitationID != "" {
-		link := l.Link
-		if link == "" {
-			link, t.tokenHash = t.relay.acceptLink(l.InvitationID, l.Generation)
-			t.noLink = link == ""
-		}
 		fields = map[string]any{
 			"group_id": l.GroupID, "group_name": l.GroupName, "email": l.Email,
 			"inviter_id": l.InviterID, "inviter_name": l.InviterName,
@@ -286,21 +294,19 @@ func (t *try) prepare(l loaded) error {
 	data := map[string]any{}
 	if string(l.Data) != "{}" {
 		if err := json.Unmarshal(l.Data, &data); err != nil {
-			return fmt.Errorf("read template data: %w", err)
+			return nil, fmt.Errorf("read template data: %w", err)
 		}
 	}
 	fields["data"] = data
-	t.message = &Message{
-		ID:              t.messageID,
-		Tenant:          l.Tenant,
-		Channel:         l.Channel,
-		Template:        l.Template,
-		Locale:          l.Locale,
-		Recipient:       l.Recipient,
-		HeaderMessageID: cmp.Or(l.HeaderMessageID, t.messageID+"@"+t.relay.MessageIDDomain),
-		Date:            l.Due,
-		Data:            fields,
-		Attempt:         l.Attempts + 1,
-	}
-	return nil
+	return &Message{
+		ID:        l.ID,
+		Tenant:    l.Tenant,
+		Channel:   l.Channel,
+		Template:  l.Template,
+		Locale:    l.Locale,
+		Recipient: l.Recipient,
+		Date:      l.Due,
+		Data:      fields,
+		Attempt:   l.Attempts + 1,
+	}, nil
 }

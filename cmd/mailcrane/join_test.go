@@ -44,6 +44,11 @@ func TestDev_anInvitationCanBeAcceptedInABrowser(t *testing.T) {
 	if !found {
 		t.Fatalf("no link to %s in\n%s", base, mail.Text)
 	}
+	var preview struct{ Subject, Text, HTML string }
+	get(t, base+"/v1/messages/"+receipt.MessageID+"/preview", &preview)
+	if !strings.Contains(preview.Subject, "Analytical Engine Club") || !strings.Contains(preview.Text, base+"/join/TOKEN") || !strings.Contains(preview.HTML, base+"/join/TOKEN") {
+		t.Errorf("the preview is %+v", preview)
+	}
 	link := base + "/join/" + strings.Fields(rest)[0]
 
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()))

@@ -158,14 +158,22 @@ func (d daemon) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
-func (d daemon) newEmail() (*sender.Email, error) {
+func (c Config) loadTemplates() (*sender.Templates, error) {
 	var overrides fs.FS
-	if d.Templates != "" {
-		overrides = os.DirFS(d.Templates)
+	if c.Templates != "" {
+		overrides = os.DirFS(c.Templates)
 	}
 	templates, err := sender.LoadTemplates(overrides)
 	if err != nil {
 		return nil, fmt.Errorf("templates: %w", err)
+	}
+	return templates, nil
+}
+
+func (d daemon) newEmail() (*sender.Email, error) {
+	templates, err := d.loadTemplates()
+	if err != nil {
+		return nil, err
 	}
 	return sender.NewEmail(sender.EmailConfig{
 		Relays:           d.SMTP,
@@ -222,8 +230,13 @@ func (c Config) openListener(ctx context.Context) (net.Listener, error) {
 
 // listen serves HTTP in the background. stop lets requests in hand finish.
 func (d daemon) listen(ctx context.Context, pool *pgxpool.Pool, ready func(context.Context) error, failed chan<- error) (stop func(), err error) {
+	templates, err := d.loadTemplates()
+	if err != nil {
+		return nil, err
+	}
 	handler, err := api.New(api.Config{
 		Pool: pool, Token: d.APIToken, Ready: ready, Logger: d.log, Version: programVersion(),
+		Templates: templates, AcceptURL: d.acceptURL(), Secret: []byte(d.Secret),
 		Join: d.hostsJoin(), JoinNext: d.AcceptedURL,
 	})
 	if err != nil {
