@@ -66,7 +66,7 @@ func TestOpenAPI_listsAllRoutes(t *testing.T) {
 	}
 	slices.Sort(routes)
 	want := []string{
-		"DELETE /v1/suppressions/{address}", "GET /livez", "GET /readyz", "GET /v1/events", "GET /v1/invitations", "GET /v1/invitations/{id}", "GET /v1/keys", "GET /v1/messages", "GET /v1/messages/{id}", "GET /v1/messages/{id}/attempts", "GET /v1/messages/{id}/preview", "GET /v1/suppressions", "GET /v1/templates", "POST /v1/bounces", "POST /v1/bounces/{provider}", "POST /v1/groups/{group_id}/invitations",
+		"DELETE /v1/suppressions/{address}", "DELETE /v1/webhooks/{id}", "GET /livez", "GET /readyz", "GET /v1/events", "GET /v1/invitations", "GET /v1/invitations/{id}", "GET /v1/keys", "GET /v1/messages", "GET /v1/messages/{id}", "GET /v1/messages/{id}/attempts", "GET /v1/messages/{id}/preview", "GET /v1/suppressions", "GET /v1/templates", "GET /v1/webhooks", "GET /v1/webhooks/{id}", "POST /v1/bounces", "POST /v1/bounces/{provider}", "POST /v1/groups/{group_id}/invitations",
 		"POST /v1/groups/{group_id}/invitations/batch",
 		"POST /v1/invitations/accept", "POST /v1/invitations/decline", "POST /v1/invitations/verify",
 		"POST /v1/invitations/{id}/accept", "POST /v1/invitations/{id}/change-address", "POST /v1/invitations/{id}/decline",
@@ -74,6 +74,7 @@ func TestOpenAPI_listsAllRoutes(t *testing.T) {
 		"POST /v1/keys", "POST /v1/keys/{id}/revoke",
 		"POST /v1/messages", "POST /v1/messages/{id}/cancel", "POST /v1/messages/{id}/mark-sent", "POST /v1/messages/{id}/release", "POST /v1/messages/{id}/retry",
 		"POST /v1/suppressions", "POST /v1/suppressions/import", "POST /v1/templates/{name}/preview",
+		"POST /v1/webhooks", "POST /v1/webhooks/{id}/enable", "POST /v1/webhooks/{id}/replay", "POST /v1/webhooks/{id}/rotate",
 	}
 	if !slices.Equal(routes, want) {
 		t.Errorf("routes are %q, want %q", routes, want)

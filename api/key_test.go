@@ -183,7 +183,11 @@ func TestKeys_seeOneTenant(t *testing.T) {
 	b := s.key(outbox.NewAPIKey{Name: "b", Tenant: "b", Scopes: all})
 	created := s.invite(ada, bearer(a)...).want(http.StatusAccepted).document()
 	s.request(http.MethodPost, "/v1/suppressions", `{"address":"bob@example.com"}`, bearer(a)...).want(http.StatusOK)
+	if _, err := outbox.CreateWebhook(t.Context(), s.pool, "a", "https://example.com/a"); err != nil {
+		t.Fatal(err)
+	}
 	owned := map[string]any{
+		"webhooks":    first(t, s.get("/v1/webhooks", bearer(a)...).want(http.StatusOK).document(), "webhooks")["id"],
 		"invitations": created["id"], "messages": created["message_id"],
 		"keys": first(t, s.get("/v1/keys", bearer(a)...).want(http.StatusOK).document(), "keys")["id"],
 	}
@@ -204,7 +208,7 @@ func TestKeys_seeOneTenant(t *testing.T) {
 			s.request(strings.ToUpper(method), strings.Replace(path, "{id}", id, 1), `{"email":"eve@example.com"}`, bearer(b)...).problem(http.StatusNotFound, "not-found")
 		}
 	}
-	for _, list := range []string{"invitations", "messages", "suppressions", "events"} {
+	for _, list := range []string{"invitations", "messages", "suppressions", "events", "webhooks"} {
 		if rows, _ := s.get("/v1/"+list, bearer(b)...).want(http.StatusOK).document()[list].([]any); len(rows) > 0 {
 			t.Errorf("tenant b sees %v", rows)
 		}

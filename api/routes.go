@@ -52,6 +52,13 @@ func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
 	huma.Register(h, bouncesOperation(), handle(s, s.reportBounces))
 	huma.Register(h, providerOperation(), handle(s, s.reportBouncesOfProvider))
 	huma.Register(h, eventsOperation(), handle(s, s.listEvents))
+	huma.Register(h, createWebhookOperation(), handle(s, s.createWebhook))
+	huma.Register(h, webhooksOperation(), handle(s, s.listWebhooks))
+	huma.Register(h, webhookOperation(), handle(s, s.getWebhook))
+	huma.Register(h, deleteWebhookOperation(), handle(s, s.deleteWebhook))
+	huma.Register(h, rotateWebhookOperation(), handle(s, s.rotateWebhook))
+	huma.Register(h, enableWebhookOperation(), handle(s, s.enableWebhook))
+	huma.Register(h, replayWebhookOperation(), handle(s, s.replayWebhook))
 	huma.Register(h, createKeyOperation(), handle(s, s.createKey))
 	huma.Register(h, keysOperation(), handle(s, s.listKeys))
 	huma.Register(h, revokeKeyOperation(), handle(s, s.revokeKey))
@@ -107,6 +114,7 @@ func humaConfig(version string) huma.Config {
 				{Name: "Bounces", Description: "News that comes after a mail was sent."},
 				{Name: "Templates", Description: "What messages say."},
 				{Name: "Events", Description: "What has happened, for programs that want to know."},
+				{Name: "Webhooks", Description: "Programs elsewhere that are told what happens."},
 				{Name: "Keys", Description: "Who may use this API."},
 				{Name: "Health", Description: "For whoever watches the daemon."},
 			},

@@ -99,7 +99,7 @@ func (t *try) send() (reply Reply, err error) {
 	if !ok {
 		return Reply{}, fmt.Errorf("no sender for the channel %q is configured", t.message.Channel)
 	}
-	if isTest(t.message.Tenant) {
+	if isTest(t.message.Tenant) && t.message.Channel != WebhookChannel {
 		return Reply{Text: "test: handed to no relay"}, t.handover(t.relay.stopping, "")
 	}
 	return sender.Send(t.relay.stopping, t.message, t.handover)

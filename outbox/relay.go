@@ -179,6 +179,7 @@ func (r *Relay) Start(ctx context.Context) error {
 	r.background.Go(func() { r.watchSnapshots(life) })
 	r.background.Go(func() { r.tendInvitations(life) })
 	r.background.Go(func() { r.shareQueue(life) })
+	r.background.Go(func() { r.tellWebhooks(life) })
 	r.background.Go(func() { // life ends after the last worker
 		r.supervise()
 		end()

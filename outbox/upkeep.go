@@ -183,6 +183,14 @@ func (r *Relay) tendInvitations(ctx context.Context) {
 	})
 }
 
+// tellWebhooks writes messages for what has happened.
+func (r *Relay) tellWebhooks(ctx context.Context) {
+	if r.Senders[WebhookChannel] == nil {
+		return
+	}
+	every(ctx, time.Second, func() { r.tend(ctx, "tell webhooks", `SELECT mailcrane.send_events($1)`) })
+}
+
 // shareQueue sees to it that who has much in the queue does not keep others waiting.
 func (r *Relay) shareQueue(ctx context.Context) {
 	every(ctx, 500*time.Millisecond, func() {

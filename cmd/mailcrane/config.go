@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/mail"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -37,6 +38,8 @@ type Config struct {
 	Listen    string
 	APIToken  string
 	PublicURL string
+
+	WebhookAllow []netip.Prefix
 
 	Workers     int
 	PollOnly    bool
@@ -95,6 +98,8 @@ func settings() []setting {
 			parse: func(c *Config, v string) error { c.APIToken = v; return longEnough(v, 16) }},
 		{name: "MAILCRANE_PUBLIC_URL", usage: "how the HTTP API is reached from outside; default: its address",
 			parse: func(c *Config, v string) error { c.PublicURL = strings.TrimSuffix(v, "/"); return checkWebURL(v) }},
+		{name: "MAILCRANE_WEBHOOK_ALLOW", usage: "networks that webhooks may reach although they are not public, such as 10.1.0.0/16, separated by commas",
+			parse: func(c *Config, v string) (err error) { c.WebhookAllow, err = parseNetworks(v); return err }},
 		{name: "MAILCRANE_WORKERS", initial: "450", usage: "messages in hand at a time",
 			parse: func(c *Config, v string) error { return parseInt(v, 1, 1000, &c.Workers) }},
 		{name: "MAILCRANE_SMTP_CONNECTIONS", initial: "48", usage: "connections to each relay at a time, at most",
@@ -198,6 +203,17 @@ func checkAcceptURL(v string) error {
 		return errors.New("is not a web address with {token} in it, such as https://app.example.com/join?token={token}")
 	}
 	return nil
+}
+
+func parseNetworks(v string) (networks []netip.Prefix, err error) {
+	for text := range strings.SplitSeq(v, ",") {
+		network, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			return nil, errors.New("is not a list of networks such as 10.1.0.0/16, separated by commas")
+		}
+		networks = append(networks, network)
+	}
+	return networks, nil
 }
 
 func checkListen(v string) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -105,6 +106,7 @@ func (c Config) forDev(publicURL string) Config {
 		c.PublicURL = publicURL
 		c.Secret = "for development on this machine only"
 	}
+	c.WebhookAllow = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	if !c.isSet("MAILCRANE_RETRY_MIN") {
 		c.RetryMin = 5 * time.Second // nobody wants to wait half a minute for a demonstration
 	}

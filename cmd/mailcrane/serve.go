@@ -188,11 +188,30 @@ func (d daemon) newEmail() (*sender.Email, error) {
 	})
 }
 
+func (d daemon) newWebhook(pool *pgxpool.Pool) (*sender.Webhook, error) {
+	return sender.NewWebhook(sender.WebhookConfig{
+		Endpoint: func(ctx context.Context, id string) (w outbox.Webhook, secrets [][]byte, err error) {
+			if w, err = outbox.GetWebhook(ctx, pool, id); err == nil && d.Secret != "" {
+				secrets = w.Secrets([]byte(d.Secret))
+			}
+			return w, secrets, err
+		},
+		Disable: func(ctx context.Context, id, because string) error {
+			return outbox.DisableWebhook(ctx, pool, id, because)
+		},
+		Allow: d.WebhookAllow,
+	})
+}
+
 func (d daemon) startRelay(ctx context.Context, pool *pgxpool.Pool, email *sender.Email) (*outbox.Relay, error) {
+	webhook, err := d.newWebhook(pool)
+	if err != nil {
+		return nil, err
+	}
 	host, _ := os.Hostname() // for people only
 	relay, err := outbox.NewRelay(outbox.RelayConfig{
 		Pool:            pool,
-		Senders:         map[string]outbox.Sender{"email": email},
+		Senders:         map[string]outbox.Sender{"email": email, outbox.WebhookChannel: webhook},
 		Logger:          d.log,
 		Name:            fmt.Sprintf("%s:%d", host, os.Getpid()),
 		Version:         programVersion(),
