@@ -174,12 +174,14 @@ const mostAtOnce = 1000
 
 // tendInvitations marks those as expired whose time is over, and reminds of others.
 // Nothing waits for the first: whoever looks at an invitation looks at the clock too.
-// It also forgets requests that nobody will repeat any more.
+// It also forgets requests that nobody will repeat any more, and what need not be
+// kept: see mailcrane.retention.
 func (r *Relay) tendInvitations(ctx context.Context) {
 	every(ctx, min(10*time.Second, r.Lease), func() {
 		r.tend(ctx, "expire invitations", `SELECT mailcrane.expire_invitations($1)`)
 		r.tend(ctx, "remind", `SELECT mailcrane.send_reminders($1)`)
 		r.tend(ctx, "forget requests", `SELECT mailcrane.forget_requests($1)`)
+		r.tend(ctx, "prune", `SELECT mailcrane.prune(5 * $1)`)
 	})
 }
 
