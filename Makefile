@@ -2,10 +2,12 @@
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 GO_TOOL := go tool -modfile=tools.mod
+FUZZTIME ?= 30s
+REDOCLY := npx --yes @redocly/cli@2.77.0
 SQUAWK  := npx --yes squawk-cli@2.66.0
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build test lint check torture bench clean
+.PHONY: help dev build test lint check fuzz torture bench clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,13 +21,16 @@ build: ## build bin/mailcrane
 test: ## run the tests but the longest; those that miss a program are skipped
 	go test -short ./...
 
-lint: ## check the format, the modules, the Go code and our migrations
+lint: ## check the format, the modules, the Go code, the migrations and the description of the HTTP API
 	@unformatted=$$(gofmt -l .) && [ -z "$$unformatted" ] || { echo "run gofmt -w on: $$unformatted"; exit 1; }
 	go mod tidy -diff
 	go mod verify
 	go vet ./...
 	$(GO_TOOL) golangci-lint run
 	$(SQUAWK) migrations/*.up.sql </dev/null
+	@mkdir -p bin
+	go run ./cmd/mailcrane openapi >bin/openapi.json
+	REDOCLY_TELEMETRY=off $(REDOCLY) lint --config .redocly.yaml bin/openapi.json </dev/null
 
 check: export MAILCRANE_CHECK := 1
 check: ## install what is missing, lint, and run every test with the race detector
@@ -34,6 +39,15 @@ check: ## install what is missing, lint, and run every test with the race detect
 	@failed=; $(MAKE) --no-print-directory lint || failed=lint; \
 	$(GO_TOOL) gotestsum --format pkgname-and-test-fails --jsonfile bin/test.json -- -race -timeout 15m ./... || failed="$$failed test"; \
 	[ -z "$$failed" ] || { echo "not green: $$failed"; exit 1; }
+
+fuzz: ## feed every fuzz target with input by chance, half a minute each (FUZZTIME=10m)
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | sort | while read -r file; do \
+		sed -nE 's/^func (Fuzz[A-Za-z0-9]*).*/\1/p' "$$file" | while read -r target; do \
+			echo "$$target"; \
+			go test "$$(dirname "$$file")" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x >bin/fuzz.txt 2>&1 </dev/null || { cat bin/fuzz.txt; exit 1; }; \
+			grep -E '^fuzz: elapsed' bin/fuzz.txt | tail -n 1; \
+		done || exit 1; \
+	done
 
 torture: build ## kill, cut and stop what can be, for about an hour, and count the mails (ARGS="--seed 7")
 	@exec bin/mailcrane torture --scale 1 --messages 20000 $(ARGS)

@@ -2,10 +2,14 @@ package api
 
 import (
 	_ "embed"
+	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 
 	"github.com/swaggest/swgui/v5emb"
+
+	"github.com/mailcrane/mailcrane/outbox"
 )
 
 //go:embed docs.html
@@ -50,4 +54,20 @@ func serveDocument(document []byte) http.HandlerFunc {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(document)
 	}
+}
+
+// Description is the OpenAPI document of all paths that there can be, as
+// GET /openapi.json gives it.
+func Description(version string) ([]byte, error) {
+	s := &server{templates: noTemplates{}}
+	return json.Marshal(s.register(http.NewServeMux(), version))
+}
+
+// noTemplates stand in for [Templates] where nobody asks for one.
+type noTemplates struct{}
+
+func (noTemplates) Names() map[string][]string { return nil }
+
+func (noTemplates) Render(*outbox.Message) (subject, text, html string, err error) {
+	return "", "", "", errors.New("there are no templates")
 }

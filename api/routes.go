@@ -106,7 +106,9 @@ func humaConfig(version string) huma.Config {
 				Title:       "Mailcrane",
 				Version:     version,
 				Description: "Invitations that are sent if and only if they are committed.",
+				License:     &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"},
 			},
+			Servers: []*huma.Server{{URL: "/", Description: "Wherever this document is from."}},
 			Tags: []*huma.Tag{
 				{Name: "Invitations", Description: "Ask people to join a group."},
 				{Name: "Messages", Description: "What was sent, when, and what the relay said."},

@@ -129,7 +129,7 @@ func TestCommands_areAllThere(t *testing.T) {
 	if err := run(t.Context(), []string{"help"}, nil, out, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"serve", "dev", "migrate", "invite", "hold", "release", "mark-sent", "adopt", "erase", "keys", "audit", "config", "version", "healthcheck"} {
+	for _, name := range []string{"serve", "dev", "migrate", "invite", "hold", "release", "mark-sent", "adopt", "erase", "keys", "audit", "openapi", "config", "version", "healthcheck"} {
 		if !slices.ContainsFunc(strings.Split(out.String(), "\n"), func(line string) bool { return strings.HasPrefix(strings.TrimSpace(line), name+" ") }) {
 			t.Errorf("no command %s in:\n%s", name, out)
 		}

@@ -43,7 +43,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.CompletionOptions.HiddenDefaultCmd = true
 	for _, newCommand := range []func([]string) *cobra.Command{
 		newServeCmd, newDevCmd, newMigrateCmd, newInviteCmd, newHoldCmd, newReleaseCmd, newMarkSentCmd, newAdoptCmd, newEraseCmd, newKeysCmd, newAuditCmd,
-		newTortureCmd, newBenchCmd, newConfigCmd, newHealthcheckCmd,
+		newTortureCmd, newBenchCmd, newOpenAPICmd, newConfigCmd, newHealthcheckCmd,
 	} {
 		root.AddCommand(newCommand(environ))
 	}
