@@ -170,6 +170,9 @@ func (a *answer) errorAt(location string) string {
 	if only["location"] != location {
 		a.t.Errorf("error is at %v, want %s: %s", only["location"], location, a.body)
 	}
+	if rest, inBody := strings.CutPrefix(location, "body"); inBody && !strings.Contains(rest, "[") && only["pointer"] != "#"+strings.ReplaceAll(rest, ".", "/") {
+		a.t.Errorf("the pointer to %s is %v", location, only["pointer"])
+	}
 	message, _ := only["message"].(string)
 	return message
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -31,6 +32,28 @@ type problem struct {
 type inputError struct {
 	Location string `json:"location" example:"body.email" doc:"Where it is: body, path, query or header, a dot, and the name."`
 	Message  string `json:"message" example:"is missing" doc:"What is wrong there."`
+}
+
+// MarshalJSON adds where it is in the body as a JSON pointer (RFC 6901), written as
+// RFC 9457 section 3 does.
+func (e inputError) MarshalJSON() ([]byte, error) {
+	written := struct {
+		Location string `json:"location"`
+		Pointer  string `json:"pointer,omitempty"`
+		Message  string `json:"message"`
+	}{e.Location, "", e.Message}
+	if rest, inBody := strings.CutPrefix(e.Location, "body"); inBody {
+		written.Pointer = "#" + strings.NewReplacer(".", "/", "[", "/", "]", "").Replace(rest)
+	}
+	return json.Marshal(written)
+}
+
+// TransformSchema describes what MarshalJSON adds.
+func (inputError) TransformSchema(_ huma.Registry, s *huma.Schema) *huma.Schema {
+	s.Properties["pointer"] = &huma.Schema{
+		Type: huma.TypeString, Description: "Where it is in the body, as a JSON pointer. Missing if it is elsewhere.", Examples: []any{"#/email"},
+	}
+	return s
 }
 
 // Error, GetStatus, GetHeaders and ContentType are how huma asks what to write.

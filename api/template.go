@@ -26,7 +26,9 @@ type Templates interface {
 }
 
 func templatesOperation() huma.Operation {
-	return listOperation("listTemplates", "/v1/templates", "Templates", "Which templates are there?", "In alphabetical order, with their languages.")
+	op := listOperation("listTemplates", "/v1/templates", "Templates", "Which templates are there?", "In alphabetical order, with their languages.")
+	op.Errors = append(op.Errors, http.StatusUnprocessableEntity)
+	return op
 }
 
 func previewTemplateOperation() huma.Operation {

@@ -21,7 +21,9 @@ func createWebhookOperation() huma.Operation {
 }
 
 func webhooksOperation() huma.Operation {
-	return listOperation("listWebhooks", "/v1/webhooks", "Webhooks", "Which webhooks are there?", "Newest first, all of them.")
+	op := listOperation("listWebhooks", "/v1/webhooks", "Webhooks", "Which webhooks are there?", "Newest first, all of them.")
+	op.Errors = append(op.Errors, http.StatusUnprocessableEntity)
+	return op
 }
 
 func webhookOperation() huma.Operation {
