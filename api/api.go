@@ -3,9 +3,16 @@
 //
 //	POST /v1/groups/{group_id}/invitations         invite somebody: 202 and where to look
 //	POST /v1/groups/{group_id}/invitations/batch   invite up to 1,000: 202 and a result for each
-//	GET  /v1/invitations/{id}                      what became of an invitation
-//	GET  /v1/messages/{id}                         one message with its attempts
+//	GET  /v1/invitations, /v1/invitations/{id}     what became of invitations
+//	POST /v1/invitations/{id}/revoke, /resend, …   change one; /accept and /decline take a token, too
+//	POST /v1/messages                              send a message of any template
+//	GET  /v1/messages, /v1/messages/{id}           messages with their attempts; /preview shows one
+//	POST /v1/messages/{id}/cancel, /retry          withdraw one, try a failed one again
 //	POST /v1/messages/{id}/release, /mark-sent     decide about a held message
+//	     /v1/suppressions, /v1/bounces             addresses not to write to, and news of them
+//	     /v1/templates, /v1/events, /v1/webhooks   what is said, what has happened, and who is told
+//	     /v1/keys                                  who may do what, for which tenant
+//	     /join/{token}                             a page for the invited, if it is on
 //	GET  /livez, /readyz                           for whoever watches the daemon
 //	GET  /openapi.json, /docs                      the description, for programs and people
 //
@@ -13,7 +20,7 @@
 //
 // A 202 means that the invitation and its message are committed. The write goes
 // on when the client goes away, and a client that got no answer repeats its
-// request under the same Idempotency-Key.
+// request under the same Idempotency-Key: within a day it gets the first answer.
 //
 // Every error is a problem document (RFC 9457) with a stable type. No answer
 // and no line of the log repeats what a client has sent: it may be an address,
