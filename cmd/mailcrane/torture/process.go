@@ -244,7 +244,7 @@ func killTheOnlyOne(ctx context.Context, r *round) error {
 		sent := r.sink.count()
 		err := until(ctx, r.patience(), "the daemon is at work", func(ctx context.Context) (busy bool, err error) {
 			err = r.pool.QueryRow(ctx, `SELECT count(*) > 5 FROM mailcrane.message WHERE status = 'queued'`).Scan(&busy)
-			return busy && r.sink.count() > sent+20, err
+			return busy && r.sink.count() > sent+5, err
 		})
 		if err != nil {
 			return err
