@@ -1,9 +1,12 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -55,14 +58,52 @@ func ReportBounces(ctx context.Context, tx Tx, tenant string, bounces ...Bounce)
 			}
 		}
 	}
-	document, err := json.Marshal(bounces)
+	ordered, places := inOneOrder(bounces)
+	document, err := json.Marshal(ordered)
 	if err != nil {
 		return nil, fmt.Errorf("report bounces: %w", err)
 	}
 	reported, err := query(ctx, tx, pgx.RowToStructByPos[Reported],
 		`SELECT result, coalesce(message_id::text, '') FROM mailcrane.report_bounces($1::text::jsonb, nullif($2::text, ''))`, string(document), tenant)
 	if err != nil {
-		return nil, fmt.Errorf("report bounces: %w", asInputError(err))
+		return nil, fmt.Errorf("report bounces: %w", asGiven(asInputError(err), places))
 	}
-	return reported, nil
+	results := make([]Reported, len(reported))
+	for i, r := range reported {
+		results[places[i]] = r
+	}
+	return results, nil
+}
+
+// inOneOrder sorts bounces by their addresses, and says at which place each was
+// given: of two reports at once about the same addresses, each would wait for the
+// other if they did not begin at the same end. News about one address stays in order.
+func inOneOrder(bounces []Bounce) (ordered []Bounce, places []int) {
+	places = make([]int, len(bounces))
+	for i := range places {
+		places[i] = i
+	}
+	key := func(place int) string { return strings.ToLower(strings.TrimSpace(bounces[place].Address)) }
+	slices.SortStableFunc(places, func(a, b int) int { return strings.Compare(key(a), key(b)) })
+	ordered = make([]Bounce, len(bounces))
+	for i, place := range places {
+		ordered[i] = bounces[place]
+	}
+	return ordered, places
+}
+
+// asGiven gives the items of an [*InputError] the places that the caller knows. Some
+// problems are about none of them.
+func asGiven(err error, places []int) error {
+	input, ok := errors.AsType[*InputError](err)
+	if !ok || len(input.Problems) == 0 {
+		return err
+	}
+	for i, p := range input.Problems {
+		if p.Item < len(places) && p.Field != "bounces" && p.Field != "tenant" {
+			input.Problems[i].Item = places[p.Item]
+		}
+	}
+	slices.SortStableFunc(input.Problems, func(a, b Problem) int { return cmp.Compare(a.Item, b.Item) })
+	return err
 }
