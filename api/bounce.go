@@ -2,8 +2,8 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -70,10 +70,22 @@ type reported struct {
 
 func (s *server) reportBounces(ctx context.Context, in *bouncesInput) (*bouncesOutput, error) {
 	results, err := s.recordBounces(ctx, each(in.Body.Bounces, func(b bounce) outbox.Bounce { return outbox.Bounce(b) }))
+	if input, ok := errors.AsType[*outbox.InputError](err); ok {
+		return nil, fromBounces(input)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return bouncesAnswer(results, 0), nil
+}
+
+// fromBounces says which of the bounces the problems are about.
+func fromBounces(input *outbox.InputError) *problem {
+	p := newInputProblem()
+	for _, found := range input.Problems {
+		p.Errors = append(p.Errors, inputError{fmt.Sprintf("body.bounces[%d].%s", found.Item, found.Field), found.Problem})
+	}
+	return p
 }
 
 func (s *server) recordBounces(ctx context.Context, bounces []outbox.Bounce) ([]outbox.Reported, error) {
@@ -120,11 +132,11 @@ func (s *server) reportBouncesOfProvider(ctx context.Context, in *providerInput)
 	if err != nil {
 		return nil, brokenBody(err)
 	}
-	var document any
 	if err := checkDocument(body); err != nil {
 		return nil, brokenDocument(err)
 	}
-	if err := json.Unmarshal(body, &document); err != nil {
+	document, err := decodeReport(body)
+	if err != nil {
 		return nil, brokenDocument(err)
 	}
 	if first("Type", document) == "SubscriptionConfirmation" {

@@ -1,9 +1,13 @@
 package api
 
 import (
+	"bytes"
+	"cmp"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -47,12 +51,25 @@ type report struct {
 	results []outbox.Reported // of those that are recorded
 }
 
+// decodeReport leaves numbers as they are written: ids have up to 19 digits, and two
+// of them must not become one.
+func decodeReport(body []byte) (document any, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.UseNumber()
+	if err := decoder.Decode(&document); err != nil {
+		return nil, err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, cmp.Or(err, errors.New("does not end where it should"))
+	}
+	return document, nil
+}
+
 // read finds the bounces in a report. What it does not understand it ignores: the
 // provider would only send it again.
 func (p provider) read(name string, document any) report {
 	if text, ok := first(p.Document, document).(string); ok {
-		var inner any
-		if json.Unmarshal([]byte(text), &inner) == nil {
+		if inner, err := decodeReport([]byte(text)); err == nil {
 			document = inner
 		}
 	}
@@ -139,8 +156,8 @@ func textAt(paths []string, from ...any) string {
 				if text := strings.ToValidUTF8(strings.ReplaceAll(value, "\x00", ""), "�"); text != "" {
 					return text
 				}
-			case float64:
-				return strconv.FormatFloat(value, 'f', -1, 64)
+			case json.Number:
+				return value.String()
 			}
 		}
 	}
