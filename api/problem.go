@@ -98,8 +98,8 @@ var (
 		"It is too soon to do this again, or it was done too often. Nothing was written."}
 	notHeld = kind{http.StatusConflict, "not-held", "Message is not held",
 		"Only a held message waits for a decision, and only one with an unknown outcome can be marked as sent. Nothing was written."}
-	notFailed = kind{http.StatusConflict, "not-failed", "Message has not failed",
-		"Only a message that was given up can be tried again. Nothing was written."}
+	notFailed = kind{http.StatusConflict, "not-failed", "Message cannot be retried",
+		"Only a failed message can be retried, unless a newer mail has replaced it or its data are gone. Nothing was written."}
 	wrongMethod = kind{http.StatusMethodNotAllowed, "method-not-allowed", "Method not allowed",
 		"This path takes other methods."}
 	slowBody = kind{http.StatusRequestTimeout, "slow-body", "Body took too long",

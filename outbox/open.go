@@ -160,7 +160,7 @@ const loadMessages = `
 	       coalesce(past.header_message_id, '') AS header_message_id,
 	       greatest(m.created_at, m.send_after) AS due,
 	       coalesce(m.expires_at <= clock_timestamp(), false) AS expired,
-	       greatest(m.created_at, m.send_after) < clock_timestamp() - r.give_up_after AS too_old,
+	       greatest(m.created_at, m.send_after, m.retried_at) < clock_timestamp() - r.give_up_after AS too_old,
 	       r.give_up_after::text AS give_up_after,
 	       coalesce(r.hold_reason, '') AS hold_reason,
 	       m.forgiven + CASE r.on_unknown WHEN 'hold' THEN 0 ELSE r.max_unknown END AS allowed_unknown,

@@ -12,8 +12,9 @@ import (
 // not asked for.
 var ErrNotHeld = errors.New("the message is not held, or none of its attempts is unknown")
 
-// ErrNotFailed means that a message was not given up, and so cannot be retried.
-var ErrNotFailed = errors.New("the message has not failed")
+// ErrNotFailed means that a message cannot be retried: it was not given up, a newer
+// mail has replaced it, or what it was to say is not kept any more.
+var ErrNotFailed = errors.New("the message has not failed, or there is nothing of it to retry")
 
 // Scope says what a hold covers. Empty fields stand for all.
 type Scope struct {
