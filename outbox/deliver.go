@@ -26,7 +26,7 @@ type deliverWorker struct {
 // Work implements river.Worker.
 func (w *deliverWorker) Work(ctx context.Context, job *river.Job[deliverArgs]) error {
 	r := w.relay
-	t := &try{relay: r, claim: claim{job.ID, job.Attempt}, messageID: job.Args.MessageID, rescues: rescuesIn(job.Metadata)}
+	t := &try{relay: r, claim: claim{job.ID, job.Attempt}, messageID: job.Args.MessageID, priority: job.Priority, rescues: rescuesIn(job.Metadata)}
 	if !r.inHand.take(job.ID) {
 		// It was reaped while our lease was over, and fetched again. Both tries would
 		// have the same number, and one could close the attempt of the other.
@@ -66,6 +66,7 @@ type try struct {
 	relay     *Relay
 	claim     // on the job that brought it
 	messageID string
+	priority  int
 	message   *Message
 	rescues   int    // how often a daemon died with it in hand
 	unknown   int    // outcomes behind it that are unknown

@@ -277,6 +277,7 @@ func (t *try) prepare(l loaded) (err error) {
 	}
 	if t.message, err = l.message(link); err == nil {
 		t.message.HeaderMessageID = cmp.Or(l.HeaderMessageID, t.messageID+"@"+t.relay.MessageIDDomain)
+		t.message.Priority = t.priority
 	}
 	return err
 }

@@ -93,7 +93,7 @@ func OutcomeOf(err error) Outcome {
 }
 
 // Message is one notification to one recipient, as the relay gives it to a
-// [Sender]. It is the same on every attempt, except for Attempt.
+// [Sender]. It is the same on every attempt, except for Attempt and Priority.
 type Message struct {
 	ID       string // UUID of the row in mailcrane.message
 	Tenant   string
@@ -119,4 +119,9 @@ type Message struct {
 	Data map[string]any
 
 	Attempt int // number of this attempt, from 1
+
+	// Priority is from 1 to 4, as the queue has it, and what is lower goes first. The
+	// messages of a batch have 3. A Sender that cannot send all at once keeps to
+	// that, and lets tenants take turns.
+	Priority int
 }

@@ -31,7 +31,7 @@ func (e *Email) compose(m *outbox.Message, b *buffer) (envelope, error) {
 	if err != nil {
 		return envelope{}, fmt.Errorf("build message: %w", err)
 	}
-	return envelope{from: e.envelopeFrom, to: to, data: b.mail, dotless: !page.dots, secrets: links(m)}, nil
+	return envelope{flow: flow{m.Tenant, m.Priority}, from: e.envelopeFrom, to: to, data: b.mail, dotless: !page.dots, secrets: links(m)}, nil
 }
 
 // checkMessageID wants the part of a Message-ID between the angle brackets (RFC

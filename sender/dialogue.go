@@ -19,6 +19,7 @@ import (
 // envelope is one message as the relay sees it: from and to of SMTP, and the
 // bytes between DATA and the dot.
 type envelope struct {
+	flow     flow
 	from, to string
 	data     []byte   // CRLF lines, the last one complete; not yet dot-stuffed
 	dotless  bool     // no line of data begins with a dot, so stuffing changes nothing

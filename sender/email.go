@@ -158,7 +158,7 @@ func (e *Email) Send(ctx context.Context, m *outbox.Message, handover outbox.Han
 	if err != nil {
 		return outbox.Reply{}, &outbox.SendError{Outcome: outbox.Rejected, Err: err}
 	}
-	if err := e.admit(ctx, envelope.domain()); err != nil {
+	if err := e.admit(ctx, envelope); err != nil {
 		return outbox.Reply{}, err
 	}
 	return e.deliver(ctx, m, envelope, handover)

@@ -25,8 +25,9 @@ func (e *Email) usable() error {
 }
 
 // admit waits for the turn of a recipient domain.
-func (e *Email) admit(ctx context.Context, domain string) error {
-	wait, err := e.domains.of(domain).wait(ctx)
+func (e *Email) admit(ctx context.Context, env envelope) error {
+	domain := env.domain()
+	wait, err := e.domains.of(domain).wait(ctx, env.flow)
 	switch {
 	case err != nil:
 		return (&failure{phase: phaseConnect, err: err}).sendError()

@@ -31,7 +31,7 @@ type pool struct {
 	mu       sync.Mutex
 	limit    int
 	used     int           // slots that are taken
-	queue    []*waiter     // who waits for a slot, first come first served
+	queue    line          // who waits for a slot
 	ahead    int           // waiters whose envelope is offered behind a dot already
 	late     bool          // the last dot was answered late
 	patience bool          // the relay has asked for it
@@ -62,6 +62,7 @@ func newPool(size, maxMails int, maxAge, maxIdle time.Duration) *pool {
 // waits for the slot of that one.
 type waiter struct {
 	env   *envelope
+	round int // in which it has its turn, see line
 	turn  chan *slot
 	ahead *slot // the one whose connection has the envelope already
 }
@@ -90,23 +91,15 @@ func (p *pool) enqueue(env *envelope) *waiter {
 	w := &waiter{env: env, turn: make(chan *slot, 1)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.queue = append(p.queue, w)
+	p.queue.join(w)
 	p.admit()
-	return w
-}
-
-// first takes the one who waits longest out of the queue.
-func (p *pool) first() *waiter {
-	w := p.queue[0]
-	p.queue[0] = nil // or its message would be remembered
-	p.queue = p.queue[1:]
 	return w
 }
 
 // admit gives free slots to those who wait.
 func (p *pool) admit() {
 	for p.used < p.limit && len(p.queue) > 0 {
-		p.first().turn <- &slot{pool: p, conn: p.pop()}
+		p.queue.first().turn <- &slot{pool: p, conn: p.pop()}
 		p.used++
 	}
 }

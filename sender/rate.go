@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -87,20 +88,27 @@ func rateDomain(domain string) (string, error) {
 	return strings.ToLower(ascii), nil
 }
 
-// A Send waits so long for its turn; who would wait longer is sent away.
-const ratePatience = time.Second
+// A Send waits so long for its turn; who would wait longer is sent away. Those of
+// whom there are less than their share among those who wait may wait sharePatience.
+const (
+	ratePatience  = time.Second
+	sharePatience = 2 * time.Second
+)
 
 // Who is sent away is told to come back within this time, however many are
 // before it.
 const longestPromise = 10 * time.Minute
 
-// limit lets messages pass at a rate. Nil lets all pass.
+// limit lets messages pass at a rate. Nil lets all pass. Where more come than can
+// pass, no flow keeps the others out.
 type limit struct {
 	limiter *rate.Limiter
 	every   time.Duration // the time between two messages
 
 	mu       sync.Mutex
-	promised time.Time // when the last of those sent away may come back
+	waiting  map[flow]int       // how many wait for their turn, no flow with none
+	total    int                // of them
+	promised map[flow]time.Time // when the last of those sent away may come back
 }
 
 // newLimit spreads the messages evenly: only a tenth of a second's worth may
@@ -110,23 +118,26 @@ func newLimit(r Rate) *limit {
 		return nil
 	}
 	perSecond := float64(r.Messages) / r.Per.Seconds()
-	return &limit{limiter: rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond/10))), every: r.every()}
+	return &limit{
+		limiter: rate.NewLimiter(rate.Limit(perSecond), max(1, int(perSecond/10))), every: r.every(),
+		waiting: map[flow]int{}, promised: map[flow]time.Time{},
+	}
 }
 
 // wait waits for the caller's turn if that is soon. Otherwise it tells when to
 // come back, and no turn is used up.
-func (l *limit) wait(ctx context.Context) (comeBack time.Duration, err error) {
+func (l *limit) wait(ctx context.Context, f flow) (comeBack time.Duration, err error) {
 	if l == nil {
 		return 0, nil
 	}
-	turn := l.limiter.Reserve()
+	turn, comeBack := l.join(f)
+	if comeBack > 0 {
+		return comeBack, nil
+	}
+	defer l.leave(f)
 	delay := turn.Delay()
-	switch {
-	case delay == 0:
+	if delay == 0 {
 		return 0, nil
-	case delay > ratePatience:
-		turn.Cancel()
-		return l.promise(delay), nil
 	}
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
@@ -139,20 +150,50 @@ func (l *limit) wait(ctx context.Context) (comeBack time.Duration, err error) {
 	}
 }
 
-// promise gives each of those sent away a time of its own, so that they come
-// back at the rate at which they can pass, and not all together.
-func (l *limit) promise(delay time.Duration) time.Duration {
+// join gives a turn that comes soon enough, or tells when to come back. It looks
+// before it takes one: turns that many take and give back at the same time are lost.
+func (l *limit) join(f flow) (turn *rate.Reservation, comeBack time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	patience := ratePatience
+	if l.waiting[f]*len(l.waiting) < l.total {
+		patience = sharePatience
+	}
+	delay := time.Duration((1 - l.limiter.Tokens()) * float64(l.every))
+	if delay > patience {
+		return nil, l.promise(f, delay)
+	}
+	l.waiting[f]++
+	l.total++
+	return l.limiter.Reserve(), 0
+}
+
+func (l *limit) leave(f flow) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total--
+	if l.waiting[f]--; l.waiting[f] == 0 {
+		delete(l.waiting, f)
+	}
+}
+
+// promise gives each of those sent away a time of its own, so that they come
+// back at the rate at which they can pass, and not all together. No flow comes
+// later because another one has sent so much.
+func (l *limit) promise(f flow, delay time.Duration) time.Duration {
 	now := time.Now()
 	at := now.Add(delay)
-	if next := l.promised.Add(l.every); next.After(at) {
+	last, known := l.promised[f]
+	if !known {
+		maps.DeleteFunc(l.promised, func(_ flow, at time.Time) bool { return at.Before(now) })
+	}
+	if next := last.Add(l.every * time.Duration(len(l.promised))); next.After(at) {
 		at = next
 	}
-	if last := now.Add(longestPromise); at.After(last) {
+	if at.After(now.Add(longestPromise)) {
 		return longestPromise/2 + rand.N(longestPromise/2)
 	}
-	l.promised = at
+	l.promised[f] = at
 	return at.Sub(now)
 }
 
@@ -163,7 +204,12 @@ func (l *limit) busy() bool { return l != nil && l.limiter.Tokens() < 1 }
 func (l *limit) rested() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.limiter.Tokens() >= float64(l.limiter.Burst()) && time.Now().After(l.promised)
+	for _, at := range l.promised {
+		if time.Now().Before(at) {
+			return false
+		}
+	}
+	return l.limiter.Tokens() >= float64(l.limiter.Burst())
 }
 
 // domainLimits holds a limit for each recipient domain. Domains without a rate

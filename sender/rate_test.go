@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,7 +52,7 @@ func TestLimit_waitsASecondAtMost(t *testing.T) {
 		passed := make(chan time.Duration, 3)
 		for range 3 {
 			go func() {
-				if wait, err := l.wait(t.Context()); wait != 0 || err != nil {
+				if wait, err := l.wait(t.Context(), flow{}); wait != 0 || err != nil {
 					t.Errorf("%s, %v", wait, err)
 				}
 				passed <- time.Since(began)
@@ -58,7 +60,7 @@ func TestLimit_waitsASecondAtMost(t *testing.T) {
 			synctest.Wait()
 		}
 		for _, want := range []time.Duration{1500 * time.Millisecond, 2000 * time.Millisecond, 2500 * time.Millisecond} {
-			if wait, err := l.wait(t.Context()); wait != want || err != nil {
+			if wait, err := l.wait(t.Context(), flow{}); wait != want || err != nil {
 				t.Errorf("sent away for %s, want %s: %v", wait, want, err)
 			}
 		}
@@ -74,15 +76,15 @@ func TestLimit_takesNoTurnOfWhoGivesUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimit(Rate{1, time.Second})
-		_, _ = l.wait(t.Context())
+		_, _ = l.wait(t.Context(), flow{})
 		errStop := errors.New("stop")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Millisecond, errStop)
 		defer cancel()
-		if _, err := l.wait(ctx); !errors.Is(err, errStop) {
+		if _, err := l.wait(ctx, flow{}); !errors.Is(err, errStop) {
 			t.Errorf("%v", err)
 		}
 		began := time.Now()
-		if wait, err := l.wait(t.Context()); wait != 0 || err != nil || time.Since(began) > time.Second {
+		if wait, err := l.wait(t.Context(), flow{}); wait != 0 || err != nil || time.Since(began) > time.Second {
 			t.Errorf("the next waited %s: %s, %v", time.Since(began), wait, err)
 		}
 	})
@@ -93,10 +95,10 @@ func TestLimit_promisesTenMinutesAtMost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimit(Rate{1, time.Second})
-		_, _ = l.wait(t.Context())
+		_, _ = l.wait(t.Context(), flow{})
 		_ = l.limiter.Reserve()
 		for range 5000 {
-			if wait, err := l.wait(t.Context()); wait <= ratePatience || wait > longestPromise || err != nil {
+			if wait, err := l.wait(t.Context(), flow{}); wait <= ratePatience || wait > longestPromise || err != nil {
 				t.Fatalf("sent away for %s: %v", wait, err)
 			}
 		}
@@ -137,7 +139,7 @@ func TestDomainLimits_forgetWhatTheyCanFirst(t *testing.T) {
 	}
 	d.most = 100
 	named, used := d.of("gmail.com"), d.of("used.example")
-	_, _ = used.wait(t.Context())
+	_, _ = used.wait(t.Context(), flow{})
 	for n := range 10 * d.most {
 		d.of(fmt.Sprintf("rested%d.example", n))
 		if len(d.limits) > d.most {
@@ -148,7 +150,7 @@ func TestDomainLimits_forgetWhatTheyCanFirst(t *testing.T) {
 		t.Error("one in use was forgotten before those at rest")
 	}
 	for n := range 10 * d.most {
-		_, _ = d.of(fmt.Sprintf("busy%d.example", n)).wait(t.Context())
+		_, _ = d.of(fmt.Sprintf("busy%d.example", n)).wait(t.Context(), flow{})
 		if len(d.limits) > d.most {
 			t.Fatalf("%d domains are remembered", len(d.limits))
 		}
@@ -156,4 +158,69 @@ func TestDomainLimits_forgetWhatTheyCanFirst(t *testing.T) {
 	if d.of("gmail.com") != named {
 		t.Error("one with a rate of its own was forgotten")
 	}
+}
+
+// Fifty messages of one tenant ask again and again for what is left of a limit. One
+// of another tenant passes all the same, and soon; so do many, which get their share.
+func TestLimit_keepsNobodyWaitingBehindACrowd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var all sync.WaitGroup
+		l := newLimit(Rate{20, time.Second})
+		passed := map[string]*atomic.Int32{"many": {}, "several": {}}
+		insist := func(tenant string) {
+			for ctx.Err() == nil {
+				if comeBack, err := l.wait(ctx, flow{tenant, 2}); comeBack == 0 && err == nil {
+					passed[tenant].Add(1)
+				}
+				time.Sleep(100 * time.Millisecond) // of the bubble's clock, and however long it was told to wait
+			}
+		}
+		for range 50 {
+			all.Go(func() { insist("many") })
+		}
+		time.Sleep(10 * time.Second)
+		for range 10 {
+			began := time.Now()
+			if comeBack, err := l.wait(ctx, flow{"single", 2}); comeBack != 0 || err != nil || time.Since(began) > sharePatience {
+				t.Errorf("it waited %s, and is to come back in %s: %v", time.Since(began), comeBack, err)
+			}
+			time.Sleep(5 * time.Second)
+		}
+		for range 30 {
+			all.Go(func() { insist("several") })
+		}
+		time.Sleep(5 * time.Second)
+		passed["many"].Store(0)
+		passed["several"].Store(0)
+		time.Sleep(time.Minute)
+		if many, several := passed["many"].Load(), passed["several"].Load(); several < 450 || many < 450 || many+several < 1100 {
+			t.Errorf("in a minute passed %d of one tenant and %d of the other", many, several)
+		}
+		cancel()
+		all.Wait()
+	})
+}
+
+// Who was sent away comes back as soon as if the crowd had not been sent away before.
+func TestLimit_promisesToEachTenantForItself(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimit(Rate{1, time.Minute})
+		_, _ = l.wait(t.Context(), flow{"many", 2})
+		for range 9 {
+			_, _ = l.wait(t.Context(), flow{"many", 2})
+		}
+		if wait, err := l.wait(t.Context(), flow{"single", 2}); wait != time.Minute || err != nil {
+			t.Errorf("sent away for %s: %v", wait, err)
+		}
+		time.Sleep(longestPromise)
+		_, _ = l.wait(t.Context(), flow{"late", 2})
+		_, _ = l.wait(t.Context(), flow{"late", 2})
+		if _, known := l.promised[flow{"single", 2}]; known || len(l.promised) != 1 {
+			t.Errorf("old promises are remembered: %v", l.promised)
+		}
+	})
 }

@@ -58,7 +58,7 @@ func (r *route) try(ctx context.Context, env envelope, handover outbox.Handover)
 	}
 	verdict := noVerdict // which stands if handover panics
 	defer func() { r.log(r.breaker.leave(round, verdict), verdict, fail) }()
-	wait, err = r.limit.wait(ctx)
+	wait, err = r.limit.wait(ctx, env.flow)
 	switch {
 	case err != nil:
 		return outbox.Reply{}, &failure{phase: phaseConnect, err: err, ours: true}

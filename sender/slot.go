@@ -43,7 +43,7 @@ func (s *slot) take() *conn {
 	return nil
 }
 
-// follow gives the envelope of the message that waits longest, to be offered on
+// follow gives the envelope of the message whose turn is next, to be offered on
 // the slot's connection behind the dot, and nil if nobody waits or the connection
 // is not to be used once more. release passes the slot on to that message.
 func (s *slot) follow() *envelope {
@@ -54,7 +54,7 @@ func (s *slot) follow() *envelope {
 	if len(p.queue) == 0 || p.used > p.limit || p.late || p.closing || !p.fit(s.conn) {
 		return nil
 	}
-	w := p.first()
+	w := p.queue.first()
 	w.ahead, s.next = s, w
 	p.ahead++
 	s.timer = time.AfterFunc(longDot, s.overtake)

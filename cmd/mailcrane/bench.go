@@ -83,18 +83,21 @@ func (b *benchCmd) modes() []*cobra.Command {
 	e2e := b.mode(bench.EndToEnd, 10*time.Second, "Writing as fast as it goes, and sending at the same time")
 	latency := b.mode(bench.Latency, 20*time.Second, "From the commit to the relay's answer at a steady rate, listening, polling, and over HTTP")
 	backlog := b.mode(bench.Backlog, 0, "A drain among millions of messages that wait or are finished, next to a plain one")
+	fairness := b.mode(bench.Fairness, 20*time.Second, "How long single messages wait while another tenant has filled the queue")
 	idle := b.mode(bench.Idle, 30*time.Second, "What a daemon costs that has nothing to do")
+	fairness.Flags().IntVar(&c.Messages, "messages", 100_000, "of the other tenant")
+	fairness.Flags().Float64Var(&c.Rate, "rate", 0, "single messages a second; default 10")
 	for _, cmd := range []*cobra.Command{drain, backlog} {
 		cmd.Flags().IntVar(&c.Messages, "messages", 100_000, "to be sent")
 	}
 	enqueue.Flags().IntSliceVar(&c.Writers, "producers", []int{1, 8, 64}, "writers at a time, one number after the other")
 	e2e.Flags().IntVar(&b.producers, "producers", 0, "writers at a time, in one process; default 4")
 	latency.Flags().IntVar(&b.producers, "producers", 0, "writers at a time, at most; default 16")
-	latency.Flags().Float64Var(&c.Rate, "rate", 100, "messages a second")
+	latency.Flags().Float64Var(&c.Rate, "rate", 0, "messages a second; default 100")
 	backlog.Flags().IntVar(&c.Waiting, "waiting", 1_000_000, "messages that go on waiting")
 	backlog.Flags().IntVar(&c.Finished, "finished", 2_000_000, "messages that are finished, with their attempts and jobs")
 	backlog.Flags().DurationVar(&c.Hold, "hold-snapshot", 0, "keep a transaction with a snapshot open so long meanwhile")
-	return []*cobra.Command{drain, enqueue, e2e, latency, backlog, idle}
+	return []*cobra.Command{drain, enqueue, e2e, latency, backlog, fairness, idle}
 }
 
 // mode is the command for one of them. Those that take as long as they are told
@@ -141,6 +144,11 @@ changes.`,
 finished by the million. Those are put there by SQL, and the daemons stop when
 --messages of those that wait are sent. --hold-snapshot keeps a transaction open
 meanwhile, as a long report does, so that nothing can be cleaned up.`,
+		bench.Fairness: `One tenant fills the queue while no daemon runs: first with batches, then with
+single messages. Then the daemons start, and single messages of another tenant are
+written at a steady rate, from the first moment on. It is done without the crowd,
+too. The relay waits 20 ms before every reply, unless --reply-delay says otherwise,
+so that the queue stays full meanwhile. What waits at the end is not sent.`,
 		bench.Idle: `The daemons get three seconds to come to rest, and are watched after that.`,
 	}[mode]
 }

@@ -127,6 +127,11 @@ func TestBench_measures(t *testing.T) {
 		b.require(t, []string{"backlog", "--messages", "100", "--waiting", "200", "--finished", "300", "--hold-snapshot", "1m"},
 			"mails_per_s", "plain_mails_per_s", "ratio_mails_per_s")
 	})
+	t.Run("fairness", func(t *testing.T) {
+		t.Parallel()
+		b.require(t, []string{"fairness", "--messages", "1000", "--duration", "500ms", "--rate", "20", "--reply-delay", "40ms"},
+			"quiet_whole_p50_ms", "batch_delivery_max_ms", "batch_waiting", "single_delivery_p99_ms", "single_waiting")
+	})
 	t.Run("idle", func(t *testing.T) {
 		t.Parallel()
 		b.require(t, []string{"idle", "--duration", "1s"}, "transactions_per_s")

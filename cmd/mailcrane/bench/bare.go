@@ -38,7 +38,7 @@ func dropBare(ctx context.Context, pool *pgxpool.Pool) error {
 
 // insertBare is one statement, as that of [outbox.Invite] is, and so one round trip.
 func insertBare(ctx context.Context, conn *pgx.Conn, number int) error {
-	inv := invitation(number)
+	inv := order{}.invitation(number)
 	tag, err := conn.Exec(ctx, `
 		WITH written AS (
 			INSERT INTO mailcrane_bench.invitation (group_id, email)

@@ -23,11 +23,11 @@ type Config struct {
 	DatabaseURL string            // an empty database to use; default: a server of its own
 	PostgreSQL  map[string]string // settings of our own server
 	Runs        int               // default 1
-	Messages    int               // to drain; default 100,000
+	Messages    int               // to drain, or of the crowd; default 100,000
 	Daemons     int               // default 1
 	Producers   int               // writers at a time, in one process; default as the mode says
 	Duration    time.Duration     // of the modes that go on for a time; default as the mode says
-	Rate        float64           // messages a second, for latency; default 100
+	Rate        float64           // messages a second, for latency and fairness; default as the mode says
 	Writers     []int             // at a time, for enqueue, one after the other; default 1, 8, 64
 	Waiting     int               // messages that wait, for backlog
 	Finished    int               // messages that are finished, for backlog
@@ -50,6 +50,7 @@ func modes() map[Mode]mode {
 		Latency:  {run: latency, producers: 16, duration: 20 * time.Second},
 		Backlog:  {run: backlog},
 		Idle:     {run: idle, duration: 30 * time.Second},
+		Fairness: {run: fairness, producers: 4, duration: 20 * time.Second, rate: 10, replyDelay: 20 * time.Millisecond},
 	}
 }
 
@@ -57,6 +58,9 @@ type mode struct {
 	run       func(ctx context.Context, c Config, report *Report) (Run, error)
 	producers int
 	duration  time.Duration
+	rate      float64 // default 100
+
+	replyDelay time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -67,7 +71,8 @@ func (c Config) withDefaults() Config {
 	c.Daemons = cmp.Or(c.Daemons, 1)
 	c.Producers = cmp.Or(c.Producers, m.producers)
 	c.Duration = cmp.Or(c.Duration, m.duration)
-	c.Rate = cmp.Or(c.Rate, 100)
+	c.Rate = cmp.Or(c.Rate, m.rate, 100)
+	c.Sink.ReplyDelay = cmp.Or(c.Sink.ReplyDelay, m.replyDelay)
 	if len(c.Writers) == 0 {
 		c.Writers = []int{1, 8, 64}
 	}

@@ -23,6 +23,7 @@ type kind string
 
 const (
 	inviteOne  kind = "invite"      // outbox.Invite, a transaction each
+	inviteEach kind = "invite_each" // outbox.Invite, 1,000 in a transaction
 	inviteMany kind = "invite_many" // 1,000 in a transaction
 	bareInsert kind = "bare"        // two rows into two plain tables, a transaction each
 	postOne    kind = "post"        // the HTTP API
@@ -33,6 +34,7 @@ const manyAtOnce = 1000
 // order is what producers have to do.
 type order struct {
 	Kind     kind          `json:"kind"`
+	Tenant   string        `json:"tenant"` // default: the usual one
 	Database string        `json:"database"`
 	API      string        `json:"api"`      // for postOne
 	Writers  int           `json:"writers"`  // at a time, with a connection each
@@ -148,7 +150,7 @@ type writer func(ctx context.Context, first, n int) error
 // work makes calls until there is nothing left to do.
 func (o order) work(ctx context.Context, write writer, began time.Time, next *atomic.Int64) ([]Commit, error) {
 	size := 1
-	if o.Kind == inviteMany {
+	if o.atOnce() {
 		size = manyAtOnce
 	}
 	var calls []Commit
@@ -173,6 +175,9 @@ func (o order) work(ctx context.Context, write writer, began time.Time, next *at
 	}
 }
 
+// atOnce says whether a call writes many.
+func (o order) atOnce() bool { return o.Kind == inviteMany || o.Kind == inviteEach }
+
 func (o order) sum(began time.Time, calls []Commit) outcome {
 	done := outcome{Began: began.UnixNano(), Ended: began.UnixNano(), Messages: len(calls)}
 	waits := make([]time.Duration, len(calls))
@@ -180,7 +185,7 @@ func (o order) sum(began time.Time, calls []Commit) outcome {
 		waits[i] = time.Duration(c.At - c.Due)
 		done.Ended = max(done.Ended, c.At)
 	}
-	if o.Kind == inviteMany {
+	if o.atOnce() {
 		done.Messages *= manyAtOnce
 		if o.Messages > 0 {
 			done.Messages = min(done.Messages, o.Messages)
@@ -204,26 +209,40 @@ func (o order) newWriter(ctx context.Context) (w writer, closeWriter func(), err
 		return nil, nil, err
 	}
 	closeWriter = func() { _ = conn.Close(context.WithoutCancel(ctx)) } // all has been said
-	write := map[kind]writer{
+	writers := map[kind]writer{
 		inviteOne: func(ctx context.Context, first, _ int) error {
-			_, err := outbox.Invite(ctx, conn, invitation(first))
+			_, err := outbox.Invite(ctx, conn, o.invitation(first))
 			return err
+		},
+		inviteEach: func(ctx context.Context, first, n int) error {
+			return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+				for i := range n {
+					if _, err := outbox.Invite(ctx, tx, o.invitation(first+i)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
 		},
 		inviteMany: func(ctx context.Context, first, n int) error {
 			invitations := make([]outbox.Invitation, n)
 			for i := range invitations {
-				invitations[i] = invitation(first + i)
+				invitations[i] = o.invitation(first + i)
 			}
 			_, err := outbox.InviteMany(ctx, conn, invitations)
 			return err
 		},
 		bareInsert: func(ctx context.Context, first, _ int) error { return insertBare(ctx, conn, first) },
-	}[o.Kind]
+	}
+	write, rehearsed := writers[o.Kind], writers[o.Kind]
 	if write == nil {
 		closeWriter()
 		return nil, nil, fmt.Errorf("there is no way %q to write", o.Kind)
 	}
-	if err := rehearse(ctx, conn, write); err != nil {
+	if o.Kind == inviteEach { // whose transaction could not be taken back
+		rehearsed = writers[inviteOne]
+	}
+	if err := rehearse(ctx, conn, rehearsed); err != nil {
 		closeWriter()
 		return nil, nil, err
 	}
@@ -246,8 +265,9 @@ func recipient(number int) string { return fmt.Sprintf("u%d@bench.example", numb
 
 const groupSize = 100
 
-func invitation(number int) outbox.Invitation {
+func (o order) invitation(number int) outbox.Invitation {
 	return outbox.Invitation{
+		Tenant:  o.Tenant,
 		GroupID: fmt.Sprintf("g%d", number/groupSize), GroupName: "Analytical Engine Club",
 		Email: recipient(number), InviterID: "1", InviterName: "Charles",
 	}
@@ -255,7 +275,7 @@ func invitation(number int) outbox.Invitation {
 
 // post does not repeat anything: an answer other than "created" ends the run.
 func (o order) post(ctx context.Context, client *http.Client, number int) error {
-	inv := invitation(number)
+	inv := o.invitation(number)
 	body, err := json.Marshal(map[string]string{
 		"email": inv.Email, "group_name": inv.GroupName, "inviter_id": inv.InviterID, "inviter_name": inv.InviterName,
 	})

@@ -7,12 +7,13 @@ type Mode string
 
 // The modes.
 const (
-	Drain    Mode = "drain"   // a full queue, and nothing else to do
-	Enqueue  Mode = "enqueue" // writing, without a daemon
-	EndToEnd Mode = "e2e"     // writing and sending at the same time
-	Latency  Mode = "latency" // from the commit to the relay's answer, at a steady rate
-	Backlog  Mode = "backlog" // a full queue in a database with millions of messages
-	Idle     Mode = "idle"    // nothing to do
+	Drain    Mode = "drain"    // a full queue, and nothing else to do
+	Enqueue  Mode = "enqueue"  // writing, without a daemon
+	EndToEnd Mode = "e2e"      // writing and sending at the same time
+	Latency  Mode = "latency"  // from the commit to the relay's answer, at a steady rate
+	Backlog  Mode = "backlog"  // a full queue in a database with millions of messages
+	Idle     Mode = "idle"     // nothing to do
+	Fairness Mode = "fairness" // single messages while another tenant has filled the queue
 )
 
 // Report is what was measured.

@@ -37,6 +37,8 @@ func (c Config) settings() map[string]any {
 		settings["duration"] = c.Duration.String()
 	case EndToEnd:
 		settings["duration"], settings["producers"] = c.Duration.String(), c.Producers
+	case Fairness:
+		settings["messages"], settings["rate"], settings["duration"] = c.Messages, c.Rate, c.Duration.String()
 	case Latency:
 		settings["rate"], settings["duration"], settings["producers"] = c.Rate, c.Duration.String(), c.Producers
 	}

@@ -47,7 +47,7 @@ func (s *stage) audit(ctx context.Context, run *Run) error {
 	if err != nil {
 		return err
 	}
-	if s.Mode == Backlog || s.Mode == Enqueue {
+	if s.Mode == Backlog || s.Mode == Enqueue || s.Mode == Fairness {
 		findings = slices.DeleteFunc(findings, func(f outbox.Finding) bool { return f.Check == "overdue" })
 	}
 	for i, f := range findings {
