@@ -46,7 +46,7 @@ func TestQuota_oneAddressGetsThreeMailsOfAThousandInvitations(t *testing.T) {
 	if reason := value[string](t, pool, `SELECT DISTINCT reason FROM mailcrane.message WHERE status = 'suppressed'`); reason != "invited 3 times within a day" {
 		t.Error(reason)
 	}
-	exec(t, pool, `UPDATE mailcrane.invitation SET created_at = created_at - interval '1 day'`)
+	exec(t, pool, `UPDATE mailcrane.message SET created_at = created_at - interval '1 day'`)
 	receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: "next day", Email: "ada@example.com"})
 	if err != nil || receipt.Result != outbox.Created {
 		t.Errorf("%+v, %v", receipt, err)

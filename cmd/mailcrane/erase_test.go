@@ -58,6 +58,10 @@ func TestErase_leavesNoTrace(t *testing.T) {
 		GroupID: "ada.lovelace@example.com", Email: "bob@example.com", InviterID: "ADA.lovelace@example.com",
 		Link: "https://example.com/?from=ada.lovelace%40example.com&x=1", Data: map[string]any{"cc": []any{"<ada.lovelace@example.com>"}},
 	}))
+	must(outbox.Invite(ctx, pool, outbox.Invitation{
+		GroupID: "k", Email: "carl@example.com", IdempotencyKey: "invite-k-ada.lovelace@example.com", SendAfter: time.Now().Add(time.Hour),
+		Link: "https://example.com/login?next=%2Fjoin%3Femail%3Dada.lovelace%40example.com",
+	}))
 	near := must(outbox.Enqueue(ctx, pool, outbox.Draft{Recipient: "not-ada.lovelace@example.com", Template: "receipt", SendAfter: time.Now().Add(time.Hour)}))
 	waitForStatus(t, pool, other.MessageID, outbox.StatusSent)
 	if _, err := outbox.Suppress(ctx, pool, "", outbox.Suppression{Address: "ada.lovelace@example.com"}); err != nil {

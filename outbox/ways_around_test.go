@@ -1,0 +1,169 @@
+package outbox_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/mailcrane/mailcrane/outbox"
+	"github.com/mailcrane/mailcrane/outbox/outboxtest"
+)
+
+// wantLimit wants that a limit was the reason.
+func wantLimit(t *testing.T, err error) {
+	t.Helper()
+	if _, is := errors.AsType[*outbox.LimitError](err); !is {
+		t.Errorf("%v is no *LimitError", err)
+	}
+}
+
+// Invitations of other people, made days ago, are no supply for one address.
+func TestQuota_countsInvitationsThatAreMovedToAnAddress(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	for i := range 6 {
+		receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: fmt.Sprint(i), Email: fmt.Sprintf("own%d@example.com", i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		exec(t, pool, `UPDATE mailcrane.invitation SET created_at = created_at - interval '2 days'`)
+		exec(t, pool, `UPDATE mailcrane.message SET created_at = created_at - interval '2 days' WHERE lower(recipient) <> 'victim@example.com'`)
+		_, err = outbox.ChangeAddress(t.Context(), pool, receipt.InvitationID, "Victim@example.com")
+		if i < 3 && err != nil {
+			t.Error(err)
+		}
+		if i >= 3 {
+			wantLimit(t, err)
+			if email := value[string](t, pool, `SELECT email FROM mailcrane.invitation WHERE id = $1`, receipt.InvitationID); email == "Victim@example.com" {
+				t.Error("it was moved all the same")
+			}
+		}
+	}
+	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message WHERE recipient = 'Victim@example.com' AND status = 'queued'`); n != 3 {
+		t.Errorf("%d mails are for the victim", n)
+	}
+}
+
+// What was mailed stays mailed when the invitation goes on to another address.
+func TestQuota_isNotGivenBackWhenAnInvitationIsMovedAway(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	for i := range 5 {
+		receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: fmt.Sprint(i), Email: "victim@example.com"})
+		if want := i < 3; err != nil || (receipt.Result == outbox.Created) != want {
+			t.Fatalf("invitation %d: %+v, %v", i, receipt, err)
+		}
+		if _, err := outbox.ChangeAddress(t.Context(), pool, receipt.InvitationID, fmt.Sprintf("own%d@example.com", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What was one too many is not mailed a little later by a resend.
+func TestQuota_holdsForResend(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	var ids []string
+	for i := range 5 {
+		receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: fmt.Sprint(i), Email: "victim@example.com"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, receipt.InvitationID)
+	}
+	exec(t, pool, `UPDATE mailcrane.message SET created_at = created_at - interval '11 minutes'`)
+	for i, id := range ids {
+		if _, err := outbox.Resend(t.Context(), pool, id); i < 3 && err != nil {
+			t.Errorf("invitation %d: %v", i, err)
+		} else if i >= 3 {
+			wantLimit(t, err)
+		}
+	}
+}
+
+func TestResend_toASuppressedAddressLeavesTheLinkGood(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	startRelay(t, pool, h)
+	m := mail(t, pool, h, outbox.Invitation{GroupID: "g", Email: "ada@example.com"})
+	if _, err := outbox.Suppress(t.Context(), pool, "", outbox.Suppression{Address: "ada@example.com"}); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, `UPDATE mailcrane.message SET created_at = created_at - interval '11 minutes'`)
+	if receipt, err := outbox.Resend(t.Context(), pool, m.id); err != nil || receipt.Result != outbox.Suppressed {
+		t.Errorf("%+v, %v", receipt, err)
+	}
+	if _, err := outbox.Accept(t.Context(), pool, m.token); err != nil {
+		t.Error(err)
+	}
+}
+
+// Who corrects the address of an invitation for next week does not send it today.
+func TestChangeAddress_keepsTheTimeToSendAt(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: "g", Email: "aad@example.com", SendAfter: time.Now().Add(72 * time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved, err := outbox.ChangeAddress(t.Context(), pool, receipt.InvitationID, "ada@example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits := value[bool](t, pool, `
+		SELECT m.send_after > now() + interval '71 hours' AND j.scheduled_at = m.send_after AND j.state = 'scheduled'
+		FROM mailcrane.message AS m
+		JOIN mailcrane.river_job AS j ON j.id = m.job_id
+		WHERE m.id = $1`, moved.MessageID)
+	if !waits {
+		t.Error("it is sent now")
+	}
+}
+
+// What is said to a webhook is not as urgent as an invitation.
+func TestFairness_onlyWhatIsUrgentGoesBeforeACrowd(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	exec(t, pool, `INSERT INTO mailcrane.crowd (tenant) VALUES ('many')`)
+	for priority, ahead := range map[int]bool{1: true, 2: true, 3: false, 4: false} {
+		receipt, err := outbox.Enqueue(t.Context(), pool, outbox.Draft{Recipient: "ada@example.com", Template: "verify", Priority: priority})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := value[bool](t, pool, `
+			SELECT j.scheduled_at < now() - interval '1 day'
+			FROM mailcrane.message AS m
+			JOIN mailcrane.river_job AS j ON j.id = m.job_id
+			WHERE m.id = $1`, receipt.MessageID); got != ahead {
+			t.Errorf("priority %d: goes before the crowd: %t", priority, got)
+		}
+	}
+}
+
+// Another person's address may end in the one that is erased.
+func TestErase_leavesOtherAddressesAlone(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	neighbours := []string{"o'brien@example.com", "x/brien@example.com", "x=brien@example.com", "x.brien@example.com"}
+	for i, address := range append(neighbours, "brien@example.com") {
+		if _, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: fmt.Sprint(i), Email: address}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(t, pool, `INSERT INTO mailcrane.quota_use (kind, tenant, key, day, used) VALUES
+		('inviter', 'default', 'brien@example.com', '2026-01-01', 1), ('inviter', 'default', 'Brien@example.com', '2026-01-01', 1)`)
+	exec(t, pool, `SELECT mailcrane.erase('brien@example.com')`)
+	for _, address := range neighbours {
+		if n := value[int](t, pool, `
+			SELECT count(*)
+			FROM mailcrane.invitation AS i
+			JOIN mailcrane.message AS m ON m.invitation_id = i.id
+			WHERE i.email = $1 AND m.recipient = $1 AND m.status = 'queued'`, address); n != 1 {
+			t.Errorf("%s was erased too", address)
+		}
+	}
+	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message WHERE recipient = 'brien@example.com'`); n != 0 {
+		t.Error("it was not erased")
+	}
+}
