@@ -207,7 +207,7 @@ func (r *Relay) shareQueue(ctx context.Context) {
 
 // tend runs a statement until there is nothing more to do for it.
 func (r *Relay) tend(ctx context.Context, what, statement string) {
-	for changed := int64(mostAtOnce); changed == mostAtOnce && !r.instance.copied(); {
+	for changed := int64(mostAtOnce); changed >= mostAtOnce && !r.instance.copied(); {
 		err := r.Pool.QueryRow(ctx, statement, mostAtOnce).Scan(&changed)
 		if err != nil {
 			if ctx.Err() == nil {

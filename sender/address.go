@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/mail"
 	"strings"
+	"unicode"
 
 	"golang.org/x/net/idna"
 )
@@ -40,6 +41,14 @@ func asciiAddress(address string) (string, error) {
 	ascii, err := idna.Lookup.ToASCII(domain)
 	if err != nil || !isDomain(ascii) {
 		return "", errors.New("has a domain that is no domain name")
+	}
+	if strings.ContainsFunc(domain, func(r rune) bool { return r > unicode.MaxASCII }) {
+		// ToASCII drops soft hyphens, and reads full-width letters as plain ones. Whoever
+		// must not be written to would have any number of addresses that look different.
+		back, err := idna.Lookup.ToUnicode(ascii)
+		if err != nil || back != strings.ToLower(domain) {
+			return "", errors.New("has a domain with characters that are not as IDNA2008 writes them, such as full-width letters")
+		}
 	}
 	if len(local)+1+len(ascii) > 254 {
 		return "", errors.New("is longer than 254 characters")

@@ -37,6 +37,21 @@ func TestASCIIAddress_isWhatIDNASays(t *testing.T) {
 	}
 }
 
+// One recipient has one domain, however somebody would like to write it.
+func TestASCIIAddress_refusesOtherSpellingsOfADomain(t *testing.T) {
+	t.Parallel()
+	for _, domain := range []string{"exam\u00adple.com", "ｅxample.com", "example。com", "example．com", "ⓔxample.com", "example\ufe0f.com", "bu\u0308cher.example"} {
+		if got, err := asciiAddress("ada@" + domain); err == nil {
+			t.Errorf("%q is taken for %s", domain, got)
+		}
+	}
+	for domain, want := range map[string]string{"bücher.example": "xn--bcher-kva.example", "BÜCHER.Example": "xn--bcher-kva.example", "faß.example": "xn--fa-hia.example"} {
+		if got, err := asciiAddress("ada@" + domain); err != nil || got != "ada@"+want {
+			t.Errorf("%s: %q, %v", domain, got, err)
+		}
+	}
+}
+
 func FuzzASCIIAddress(f *testing.F) {
 	for _, address := range []string{"ada@example.com", "a.b@x-y.z", "@", "a@b--c.d", "a@xn--a.b", "a@B.c", "a@1.2", "a@b.", ".a@b", "a@ü.de"} {
 		f.Add(address)

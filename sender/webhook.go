@@ -46,7 +46,14 @@ type WebhookConfig struct {
 type Webhook struct {
 	WebhookConfig
 	client *http.Client
+	places *places
 }
+
+// Each request keeps one of the relay's workers, for as long as the endpoint takes.
+const (
+	requestsEach = 16
+	requestsAll  = 128
+)
 
 // NewWebhook makes a sender for the channel [outbox.WebhookChannel].
 func NewWebhook(config WebhookConfig) (*Webhook, error) {
@@ -56,7 +63,7 @@ func NewWebhook(config WebhookConfig) (*Webhook, error) {
 	if config.Timeout == 0 {
 		config.Timeout = 15 * time.Second
 	}
-	w := &Webhook{WebhookConfig: config}
+	w := &Webhook{WebhookConfig: config, places: newPlaces(requestsEach, requestsAll)}
 	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: func(_, address string, _ syscall.RawConn) error { return w.guard(address) }}
 	w.client = &http.Client{
 		Timeout:       config.Timeout,
@@ -65,7 +72,7 @@ func NewWebhook(config WebhookConfig) (*Webhook, error) {
 			DialContext:            dialer.DialContext,
 			TLSHandshakeTimeout:    5 * time.Second,
 			MaxResponseHeaderBytes: 16 << 10,
-			MaxIdleConnsPerHost:    4,
+			MaxIdleConnsPerHost:    requestsEach,
 			IdleConnTimeout:        30 * time.Second,
 			ForceAttemptHTTP2:      true,
 		},
@@ -116,8 +123,14 @@ func isPublic(ip netip.Addr) bool {
 }
 
 // Send makes one request. An answer that is none, or is not one of success, is
-// worth another try: receivers tell copies by their id.
+// worth another try: receivers tell copies by their id. While as many are under way
+// as may be, it is an [*outbox.Unavailable].
 func (w *Webhook) Send(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+	leave, comeBack := w.places.take(m.Recipient)
+	if comeBack > 0 {
+		return outbox.Reply{}, &outbox.Unavailable{RetryAfter: comeBack, Err: errors.New("the webhook has not answered those before it yet")}
+	}
+	defer leave()
 	hook, secrets, err := w.Endpoint(ctx, m.Recipient)
 	switch {
 	case errors.Is(err, outbox.ErrNotFound):
