@@ -55,6 +55,9 @@ func prepareBody(op *huma.Operation, w http.ResponseWriter, r *http.Request) *pr
 		limitBody(w, r, maxBatchBody)
 		return nil
 	}
+	if op.RequestBody == nil && r.ContentLength == 0 && r.Header.Get("Content-Type") == "" {
+		return nil // and where there is nothing, nothing need be said about it
+	}
 	if !isMedia(r.Header.Get("Content-Type"), isJSON) {
 		return newProblem(wrongMediaType, "Accept", "application/json")
 	}

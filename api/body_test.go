@@ -225,3 +225,16 @@ func TestInvite_bodyThatDoesNotComeTimesOut(t *testing.T) {
 		t.Errorf("response is %s", response)
 	}
 }
+
+// Where nothing is to be sent, nothing has to be said about what it is.
+func TestBody_mayBeMissingWithItsType(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	created := s.request(http.MethodPost, "/v1/groups/42/invitations", `{"email":"ada@example.com"}`)
+	path := created.Header.Get("Location") + "/revoke"
+	s.request(http.MethodPost, path, "{", "Content-Type", "-").problem(http.StatusUnsupportedMediaType, "unsupported-media-type")
+	if a := s.request(http.MethodPost, path, "", "Content-Type", "-"); a.StatusCode != http.StatusOK {
+		t.Errorf("%d", a.StatusCode)
+	}
+	s.request(http.MethodPost, "/v1/groups/42/invitations", "", "Content-Type", "-").problem(http.StatusUnsupportedMediaType, "unsupported-media-type")
+}

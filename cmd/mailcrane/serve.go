@@ -78,7 +78,7 @@ type daemon struct {
 // until ctx ends or one fails, and takes them down in reverse.
 func (d daemon) serve(ctx context.Context) (err error) {
 	collectLess()
-	pool, err := d.connect(ctx)
+	pool, err := d.connect(ctx, relayConnections)
 	if err != nil {
 		return err
 	}
@@ -99,6 +99,11 @@ func (d daemon) serve(ctx context.Context) (err error) {
 		ready = func(context.Context) error { return relay.Ready() }
 	}
 	if d.api {
+		pool, err := d.connect(ctx, apiConnections)
+		if err != nil {
+			return err
+		}
+		defer pool.Close()
 		stop, err := d.listen(ctx, pool, ready, failed)
 		if err != nil {
 			return err
@@ -115,11 +120,15 @@ func (d daemon) serve(ctx context.Context) (err error) {
 	}
 }
 
-// connections to the database suffice for any number of workers, as they share
+// Connections to the database suffice for any number of workers, as they share
 // transactions: four for these, four for what has to be written alone, four for
-// the queue, of which one listens, two for heartbeat and upkeep, and the rest for
-// the HTTP API.
-const connections = 20
+// the queue, of which one listens, and two for heartbeat and upkeep. The HTTP API
+// has others: its requests may all wait for a row that somebody has locked, and
+// that must be in nobody else's way.
+const (
+	relayConnections = 14
+	apiConnections   = 10
+)
 
 // collectLess lets the heap grow threefold before it is collected. Little of it is
 // in use at any time, so that costs a few megabytes.
@@ -130,7 +139,7 @@ func collectLess() {
 }
 
 // connect opens the database and refuses one with another schema than ours.
-func (d daemon) connect(ctx context.Context) (*pgxpool.Pool, error) {
+func (d daemon) connect(ctx context.Context, connections int32) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(d.DatabaseURL)
 	if err != nil {
 		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL")

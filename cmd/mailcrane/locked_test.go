@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mailcrane/mailcrane/outbox"
+	"github.com/mailcrane/mailcrane/outbox/outboxtest"
+	"github.com/mailcrane/mailcrane/sender/mailbox"
+)
+
+// A transaction of the application that stays open makes requests about the same
+// address wait, and clients repeat those. Mail goes out all the same.
+func TestServe_sendsWhileAllRequestsWaitForALock(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	box := mailbox.Start(t, mailbox.Config{})
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context())) //nolint:errcheck // that it ends is all
+	invite(t, tx, "locked@example.com")
+	address := freeAddress(t)
+	startDaemon(t, settingsFor(pool, box, "MAILCRANE_LISTEN="+address, "MAILCRANE_LEASE=2s"))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	var clients sync.WaitGroup
+	for range 30 {
+		clients.Go(func() {
+			r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/v1/groups/42/invitations", strings.NewReader(`{"email":"locked@example.com"}`))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			r.Header.Set("Content-Type", "application/json")
+			if response, err := http.DefaultClient.Do(r); err == nil {
+				_ = response.Body.Close() // the answer does not matter
+			}
+		})
+	}
+	clients.Wait()
+	id := invite(t, pool, "free@example.com")
+	waitForStatus(t, pool, id, outbox.StatusSent)
+	if n := len(box.Mails("locked@example.com")); n != 0 {
+		t.Error("the lock was none")
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// freeAddress is one that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close() //nolint:errcheck // it was only asked
+	return listener.Addr().String()
+}
