@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"slices"
 
 	"github.com/mailcrane/mailcrane/outbox"
 )
@@ -77,7 +78,11 @@ func (s *server) finish(
 	if err != nil {
 		return nil, err
 	}
-	return &invitationOutput{Body: newInvitation(record)}, nil
+	out := &invitationOutput{Body: newInvitation(record)}
+	if asking := callerOf(ctx); asking.tenant != "" && !slices.Contains(asking.scopes, "invitations:read") {
+		out.Body.Messages = []message{} // they tell whether the address is suppressed
+	}
+	return out, nil
 }
 
 func (s *server) verify(ctx context.Context, in *tokenInput) (*invitationOutput, error) {

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/mailcrane/mailcrane/outbox"
 )
 
 func TestSuppressions_areAddedListedAndRemoved(t *testing.T) {
@@ -105,5 +107,26 @@ func TestSuppressions_areImported(t *testing.T) {
 		a := s.get("/v1/suppressions?" + query)
 		s.description().declared(a, "/v1/suppressions")
 		a.problem(http.StatusUnprocessableEntity, "invalid-input")
+	}
+}
+
+// Who may write invitations and not read them does not learn of an answer, either,
+// whether an address is suppressed.
+func TestSuppressions_showInNoAnswerToWhoMayOnlyWrite(t *testing.T) {
+	t.Parallel()
+	s := start(t, withToken)
+	s.request(http.MethodPost, "/v1/suppressions", `{"address":"ada@example.com","reason":"asked us to stop"}`, operator()...)
+	writer := bearer(s.key(outbox.NewAPIKey{Name: "w", Scopes: []string{"invitations:write"}}))
+	both := bearer(s.key(outbox.NewAPIKey{Name: "rw", Scopes: []string{"invitations:write", "invitations:read"}}))
+	for group, key := range map[string][]string{"writer": writer, "both": both} {
+		for _, answer := range []string{"accept", "decline"} {
+			for _, email := range []string{"ada@example.com", "grace@example.com"} {
+				made := s.request(http.MethodPost, "/v1/groups/"+group+answer+"/invitations", `{"email":"`+email+`"}`, key...)
+				done := s.request(http.MethodPost, made.Header.Get("Location")+"/"+answer, "", key...).want(http.StatusOK)
+				if messages, _ := done.document()["messages"].([]any); (len(messages) > 0) != (group == "both") {
+					t.Errorf("%s %s: %s", group, answer, done.body)
+				}
+			}
+		}
 	}
 }

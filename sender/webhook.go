@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -47,6 +48,7 @@ type Webhook struct {
 	WebhookConfig
 	client *http.Client
 	places *places
+	ports  []uint16 // of public addresses
 }
 
 // Each request keeps one of the relay's workers, for as long as the endpoint takes.
@@ -63,7 +65,7 @@ func NewWebhook(config WebhookConfig) (*Webhook, error) {
 	if config.Timeout == 0 {
 		config.Timeout = 15 * time.Second
 	}
-	w := &Webhook{WebhookConfig: config, places: newPlaces(requestsEach, requestsAll)}
+	w := &Webhook{WebhookConfig: config, places: newPlaces(requestsEach, requestsAll), ports: []uint16{443, 8443}}
 	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: func(_, address string, _ syscall.RawConn) error { return w.guard(address) }}
 	w.client = &http.Client{
 		Timeout:       config.Timeout,
@@ -95,7 +97,7 @@ func (w *Webhook) guard(address string) error {
 			return nil
 		}
 	}
-	if !isPublic(ip) || at.Port() != 443 && at.Port() != 8443 {
+	if !isPublic(ip) || !slices.Contains(w.ports, at.Port()) {
 		return errGuarded
 	}
 	return nil
@@ -106,7 +108,7 @@ func (w *Webhook) guard(address string) error {
 func notPublic() []string {
 	return []string{
 		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
-		"::/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fec0::/10",
+		"::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fec0::/10",
 	}
 }
 

@@ -178,6 +178,7 @@ func TestWebhook_reachesNothingThatIsNotPublic(t *testing.T) {
 			tried++
 			w := hookTo(t, url, func(_ *outbox.Webhook, c *WebhookConfig) { c.Allow, c.Timeout = nil, 2*time.Second })
 			w.client.Transport.(*http.Transport).TLSClientConfig = inside.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+			w.ports = append(w.ports, inside.Listener.Addr().(*net.TCPAddr).AddrPort().Port()) // so that the address alone is in the way
 			if _, err := w.Send(t.Context(), hookMessage(), (&handed{}).over); err == nil {
 				t.Errorf("%s was reached", url)
 			}
@@ -197,6 +198,10 @@ func TestWebhook_guardJudgesAddresses(t *testing.T) {
 	for address, good := range map[string]bool{
 		"93.184.215.14:443": true, "93.184.215.14:8443": true, "93.184.215.14:80": false, "93.184.215.14:22": false, "[2606:2800:21f::1]:443": true,
 		"10.1.2.3:80": true, "[::ffff:10.1.2.3]:6379": true, "10.2.0.1:443": false, "[::ffff:169.254.169.254]:443": false, "[64:ff9b::a01:203]:443": false,
+		"0.1.2.3:443": false, "192.0.0.1:443": false, "192.0.2.1:443": false, "192.88.99.1:443": false, "198.19.255.255:443": false, "198.51.100.1:443": false,
+		"203.0.113.1:443": false, "224.0.0.1:443": false, "240.0.0.1:443": false, "255.255.255.255:443": false, "[::1.2.3.4]:443": false, "[::ffff:0:127.0.0.1]:443": false,
+		"[64:ff9b:1::1]:443": false, "[100::1]:443": false, "[2001::1]:443": false, "[2001:db8::1]:443": false, "[3fff::1]:443": false, "[5f00::1]:443": false,
+		"[fec0::1]:443": false, "[ff02::1]:443": false, "[fe80::1]:443": false, "[fc00::1]:443": false,
 		"[2002:a01:203::1]:443": false, "100.64.0.1:443": false, "100.128.0.1:443": true, "172.15.0.1:443": true, "172.16.0.1:443": false, "x": false, "127.0.0.1": false,
 	} {
 		if err := w.guard(address); (err == nil) != good {
@@ -222,9 +227,10 @@ func TestWebhook_rebindingLeadsNowhere(t *testing.T) {
 		}
 		return guarded(ctx, network, inside.Listener.Addr().String()) // what the name means now
 	}
-	for range 3 {
-		if _, err := w.Send(t.Context(), hookMessage(), (&handed{}).over); err == nil {
-			t.Error("it came through")
+	w.ports = append(w.ports, inside.Listener.Addr().(*net.TCPAddr).AddrPort().Port())
+	for n := range 3 {
+		if _, err := w.Send(t.Context(), hookMessage(), (&handed{}).over); n > 0 && !errors.Is(err, errGuarded) {
+			t.Errorf("it was not the guard: %v", err)
 		}
 	}
 	if reached.Load() != 0 || asked.Load() != 3 {
