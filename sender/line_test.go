@@ -50,7 +50,7 @@ func TestLine_tenantsTakeTurns(t *testing.T) {
 func TestLine_nobodyWaitsForACrowd(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(2000) {
-		chance := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // to be repeated, not to be secret
+		chance := rand.New(rand.NewPCG(seed, 0))
 		var (
 			l       line
 			number  = map[*waiter]int{}          // in which they came

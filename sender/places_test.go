@@ -62,7 +62,7 @@ func TestPlaces_promise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlaces(2, 3)
 		leave, _ := p.take("a")
-		time.Sleep(4 * time.Second)
+		<-time.After(4 * time.Second)
 		leave() // each takes four seconds, two at a time
 		a, _ := p.take("a")
 		b, _ := p.take("a")
@@ -83,7 +83,7 @@ func TestPlaces_promise(t *testing.T) {
 		a()
 		b()
 		c()
-		time.Sleep(2 * longestPromise)
+		<-time.After(2 * longestPromise)
 		if leave, _ := p.take("d"); leave == nil || len(p.ends) != 1 || p.total != 1 {
 			t.Errorf("%d endpoints are remembered, %d places taken", len(p.ends), p.total)
 		}

@@ -175,27 +175,27 @@ func TestLimit_keepsNobodyWaitingBehindACrowd(t *testing.T) {
 				if comeBack, err := l.wait(ctx, flow{tenant, 2}); comeBack == 0 && err == nil {
 					passed[tenant].Add(1)
 				}
-				time.Sleep(100 * time.Millisecond) // of the bubble's clock, and however long it was told to wait
+				<-time.After(100 * time.Millisecond) // of the bubble's clock, and however long it was told to wait
 			}
 		}
 		for range 50 {
 			all.Go(func() { insist("many") })
 		}
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		for range 10 {
 			began := time.Now()
 			if comeBack, err := l.wait(ctx, flow{"single", 2}); comeBack != 0 || err != nil || time.Since(began) > sharePatience {
 				t.Errorf("it waited %s, and is to come back in %s: %v", time.Since(began), comeBack, err)
 			}
-			time.Sleep(5 * time.Second)
+			<-time.After(5 * time.Second)
 		}
 		for range 30 {
 			all.Go(func() { insist("several") })
 		}
-		time.Sleep(5 * time.Second)
+		<-time.After(5 * time.Second)
 		passed["many"].Store(0)
 		passed["several"].Store(0)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		if many, several := passed["many"].Load(), passed["several"].Load(); several < 450 || many < 450 || many+several < 1100 {
 			t.Errorf("in a minute passed %d of one tenant and %d of the other", many, several)
 		}
@@ -216,7 +216,7 @@ func TestLimit_promisesToEachTenantForItself(t *testing.T) {
 		if wait, err := l.wait(t.Context(), flow{"single", 2}); wait != time.Minute || err != nil {
 			t.Errorf("sent away for %s: %v", wait, err)
 		}
-		time.Sleep(longestPromise)
+		<-time.After(longestPromise)
 		_, _ = l.wait(t.Context(), flow{"late", 2})
 		_, _ = l.wait(t.Context(), flow{"late", 2})
 		if _, known := l.promised[flow{"single", 2}]; known || len(l.promised) != 1 {

@@ -24,7 +24,7 @@ func TestServe_sendsWhileAllRequestsWaitForALock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(context.WithoutCancel(t.Context())) //nolint:errcheck // that it ends is all
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
 	invite(t, tx, "locked@example.com")
 	address := freeAddress(t)
 	startDaemon(t, settingsFor(pool, box, "MAILCRANE_LISTEN="+address, "MAILCRANE_LEASE=2s"))
