@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -14,8 +15,9 @@ import (
 // caller is who sends a request. The zero value is the operator, who sees all
 // tenants and writes for the default one.
 type caller struct {
-	tenant string // sees nothing else
-	scopes []string
+	tenant  string // sees nothing else
+	scopes  []string
+	expires *time.Time // nil: never
 }
 
 type callerKey struct{}
@@ -45,7 +47,7 @@ func (s *server) checkKey(op *huma.Operation, r *http.Request, key string) (call
 		return caller{}, newProblem(insufficientScope, "WWW-Authenticate", `Bearer realm="mailcrane", error="insufficient_scope", scope="`+scope+`"`).
 			because("This needs a key with the scope " + scope + ".")
 	}
-	return caller{tenant: k.Tenant, scopes: k.Scopes}, nil
+	return caller{tenant: k.Tenant, scopes: k.Scopes, expires: k.ExpiresAt}, nil
 }
 
 // checkOwner keeps a caller from what belongs to another tenant: it is not found, as

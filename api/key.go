@@ -15,7 +15,7 @@ import (
 func createKeyOperation() huma.Operation {
 	op := listOperation("createKey", "/v1/keys", "Keys", "Make a key",
 		"The answer is the only one that has it. A name can have two valid keys at a time, so that a new one can take the place of the old one. "+
-			"A key cannot make one that may do more than itself, nor one for another tenant.")
+			"A key cannot make one that may do more than itself, nor one that is valid for longer, nor one for another tenant.")
 	op.Method, op.DefaultStatus = http.MethodPost, http.StatusCreated
 	op.Metadata = map[string]any{secretAnswer: true}
 	return withBody(op)
@@ -36,7 +36,7 @@ type createKeyInput struct {
 		Tenant    string    `json:"tenant,omitempty" example:"default" doc:"Whose rows the key can see and write. Default: the caller's. Only the operator can name another."`
 		Test      bool      `json:"test,omitempty" doc:"Make a key mc_test_…, whose mail is handed to no relay. What it writes is a tenant of its own."`
 		Scopes    []string  `json:"scopes,omitempty" nullable:"false" maxItems:"100" example:"[\"invitations:read\",\"invitations:write\"]" doc:"What it allows: invitations, messages, suppressions, webhooks or keys with :read or :write, bounces:write, templates:read, events:read. Default: all but those on keys, as far as the caller's go."`
-		ExpiresAt time.Time `json:"expires_at,omitzero" example:"2035-01-31T09:00:00Z" doc:"When it becomes invalid (RFC 3339). Default: never."`
+		ExpiresAt time.Time `json:"expires_at,omitzero" example:"2035-01-31T09:00:00Z" doc:"When it becomes invalid (RFC 3339). Default: when the caller's key does, or never."`
 	}
 }
 
@@ -91,7 +91,8 @@ func (s *server) createKey(ctx context.Context, in *createKeyInput) (*createKeyO
 	return out, nil
 }
 
-// restrict keeps a key from making one that can do what itself cannot.
+// restrict keeps a key from making one that can do what itself cannot, or for longer:
+// whoever has found it could go on for ever.
 func restrict(wanted *outbox.NewAPIKey, asking caller) *problem {
 	if wanted.Tenant != "" && wanted.Tenant != asking.tenant {
 		return newInputProblem(inputError{"body.tenant", "is not the caller's"})
@@ -104,6 +105,12 @@ func restrict(wanted *outbox.NewAPIKey, asking caller) *problem {
 		if !slices.Contains(asking.scopes, scope) {
 			return newInputProblem(inputError{"body.scopes", "has a scope that the caller's key has not"})
 		}
+	}
+	if asking.expires != nil && wanted.ExpiresAt.IsZero() {
+		wanted.ExpiresAt = *asking.expires
+	}
+	if asking.expires != nil && wanted.ExpiresAt.After(*asking.expires) {
+		return newInputProblem(inputError{"body.expires_at", "is later than that of the caller's key"})
 	}
 	return nil
 }

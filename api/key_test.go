@@ -174,6 +174,49 @@ func TestKeys_makeNoneThatMayDoMore(t *testing.T) {
 	}
 }
 
+// Otherwise who has a key for a day could have one for ever.
+func TestKeys_makeNoneThatOutlivesThem(t *testing.T) {
+	t.Parallel()
+	s := start(t, withToken)
+	end := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	key := s.key(outbox.NewAPIKey{Name: "maker", Scopes: []string{"keys:write", "messages:read"}, ExpiresAt: end})
+	post := func(name, expires, key string) *answer {
+		body := fmt.Sprintf(`{"name":%q,"scopes":["messages:read"]}`, name)
+		if expires != "" {
+			body = fmt.Sprintf(`{"name":%q,"scopes":["messages:read"],"expires_at":%q}`, name, expires)
+		}
+		return s.request(http.MethodPost, "/v1/keys", body, bearer(key)...)
+	}
+	for _, late := range []time.Time{end.Add(time.Microsecond), end.AddDate(1, 0, 0)} {
+		a := post("late", late.Format(time.RFC3339Nano), key)
+		a.problem(http.StatusUnprocessableEntity, "invalid-input")
+		a.errorAt("body.expires_at")
+	}
+	half := end.Add(-30 * time.Minute)
+	later := end.AddDate(1, 0, 0)
+	lasting := s.key(outbox.NewAPIKey{Name: "lasting maker", Scopes: []string{"keys:write", "messages:read"}})
+	for name, made := range map[string]struct{ expires, key, want string }{
+		"default":       {"", key, end.Format(time.RFC3339Nano)},
+		"same":          {end.Format(time.RFC3339Nano), key, end.Format(time.RFC3339Nano)},
+		"elsewhere":     {end.In(time.FixedZone("", 7200)).Format(time.RFC3339Nano), key, end.Format(time.RFC3339Nano)},
+		"sooner":        {half.Format(time.RFC3339Nano), key, half.Format(time.RFC3339Nano)},
+		"lasting":       {"", lasting, ""},
+		"lasting later": {later.Format(time.RFC3339Nano), lasting, later.Format(time.RFC3339Nano)},
+		"operator":      {"", token, ""},
+	} {
+		post(name, made.expires, made.key).want(http.StatusCreated)
+		keys, _ := s.get("/v1/keys", operator()...).want(http.StatusOK).document()["keys"].([]any)
+		at := slices.IndexFunc(keys, func(k any) bool { return k.(map[string]any)["name"] == name })
+		if at < 0 {
+			t.Fatalf("%s: there is no such key", name)
+		}
+		got, _ := keys[at].(map[string]any)["expires_at"].(string)
+		if got != made.want {
+			t.Errorf("%s expires at %q, want %q", name, got, made.want)
+		}
+	}
+}
+
 // With the key of one tenant, nothing of another one can be seen or changed.
 func TestKeys_seeOneTenant(t *testing.T) {
 	t.Parallel()

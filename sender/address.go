@@ -46,7 +46,7 @@ func asciiAddress(address string) (string, error) {
 		// ToASCII drops soft hyphens, and reads full-width letters as plain ones. Whoever
 		// must not be written to would have any number of addresses that look different.
 		back, err := idna.Lookup.ToUnicode(ascii)
-		if err != nil || back != strings.ToLower(domain) {
+		if err != nil || back != strings.ToLower(domain) || strings.ContainsFunc(domain, isOtherASCII) {
 			return "", errors.New("has a domain with characters that are not as IDNA2008 writes them, such as full-width letters")
 		}
 	}
@@ -55,6 +55,10 @@ func asciiAddress(address string) (string, error) {
 	}
 	return local + "@" + ascii, nil
 }
+
+// isOtherASCII says that r is lowered to an ASCII letter without being one, such as
+// the Kelvin sign, so that a comparison in lower case does not tell them apart.
+func isOtherASCII(r rune) bool { return r > unicode.MaxASCII && unicode.ToLower(r) <= unicode.MaxASCII }
 
 // isPlainDomain says that s is the domain in A-labels that ToASCII makes of it:
 // lower case, and without the two hyphens in any label that make it something

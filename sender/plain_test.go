@@ -40,7 +40,8 @@ func TestASCIIAddress_isWhatIDNASays(t *testing.T) {
 // One recipient has one domain, however somebody would like to write it.
 func TestASCIIAddress_refusesOtherSpellingsOfADomain(t *testing.T) {
 	t.Parallel()
-	for _, domain := range []string{"exam\u00adple.com", "ｅxample.com", "example。com", "example．com", "ⓔxample.com", "example\ufe0f.com", "bu\u0308cher.example"} {
+	for _, domain := range []string{"exam\u00adple.com", "ｅxample.com", "example。com", "example．com", "ⓔxample.com", "example\ufe0f.com", "bu\u0308cher.example",
+		"boo\u212a.example", "boo\u212a.bücher.example"} {
 		if got, err := asciiAddress("ada@" + domain); err == nil {
 			t.Errorf("%q is taken for %s", domain, got)
 		}

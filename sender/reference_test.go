@@ -159,7 +159,7 @@ func referenceAddress(address string) (string, error) {
 	if err != nil || !isDomain(ascii) {
 		return "", errors.New("has a domain that is no domain name")
 	}
-	if back, err := idna.Lookup.ToUnicode(ascii); strings.ContainsFunc(domain, func(r rune) bool { return r >= 0x80 }) && (err != nil || back != strings.ToLower(domain)) {
+	if back, err := idna.Lookup.ToUnicode(ascii); strings.ContainsFunc(domain, func(r rune) bool { return r >= 0x80 }) && (err != nil || back != strings.ToLower(domain) || strings.ContainsFunc(domain, isOtherASCII)) {
 		return "", errors.New("has a domain with characters that are not as IDNA2008 writes them, such as full-width letters")
 	}
 	if len(local)+1+len(ascii) > 254 {
