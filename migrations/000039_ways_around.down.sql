@@ -1,3 +1,68 @@
+CREATE OR REPLACE FUNCTION mailcrane.prune(at_most integer DEFAULT 5000) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = mailcrane, pg_temp
+SET enable_seqscan = 'off'
+AS $$
+DECLARE
+    n bigint := 0;
+    k bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('mailcrane.prune', 0)) THEN
+        RETURN 0;
+    END IF;
+    n := prune_messages(at_most) + prune_events(at_most);
+    DELETE FROM bounce AS b
+    WHERE b.id = ANY (ARRAY(
+        SELECT o.id
+        FROM bounce AS o
+        WHERE o.id < uuid_v7_floor(now() - (SELECT r.keep FROM retention AS r WHERE r.what = 'bounce'))
+        ORDER BY o.id
+        LIMIT at_most));
+    GET DIAGNOSTICS k = ROW_COUNT;
+    n := n + k;
+    DELETE FROM quota_use AS u WHERE u.day < current_date - 2;
+    GET DIAGNOSTICS k = ROW_COUNT;
+    RETURN n + k;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION mailcrane.limit_recipients(items mailcrane.invitation_item[], tenant text) RETURNS mailcrane.invitation_item[]
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    item   mailcrane.invitation_item;
+    seen   text[] := '{}';
+    doubts bigint[];
+    place  bigint;
+BEGIN
+    IF NOT EXISTS (SELECT FROM mailcrane.quota AS q WHERE q.kind = 'recipient' AND q.tenant IN (limit_recipients.tenant, '*')) THEN
+        RETURN items;
+    END IF;
+    doubts := ARRAY(
+        SELECT x.n
+        FROM (
+            SELECT y.n, y.email, y.suppressed, count(*) OVER (PARTITION BY lower(y.email)) AS times
+            FROM unnest(items) AS y
+        ) AS x
+        WHERE x.suppressed IS NULL
+          AND (x.times > 1
+            OR cardinality(items) <= 100
+            OR EXISTS (SELECT FROM mailcrane.invitation AS i WHERE lower(i.email) = lower(x.email) AND i.created_at > now() - interval '1 day'))
+        ORDER BY hashtextextended('mailcrane.recipient ' || lower(x.email), 0), x.n);
+    FOREACH place IN ARRAY doubts LOOP
+        item := items[place];
+        item.suppressed := mailcrane.recipient_limit(tenant, item.email, cardinality(array_positions(seen, lower(item.email))));
+        IF item.suppressed IS NULL THEN
+            seen := seen || lower(item.email);
+        ELSE
+            item.job_id := NULL;
+            items[place] := item;
+        END IF;
+    END LOOP;
+    RETURN items;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION mailcrane.erase(address text) RETURNS TABLE (what text, erased bigint)
 LANGUAGE plpgsql VOLATILE
 SET search_path = mailcrane, pg_temp

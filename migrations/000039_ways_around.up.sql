@@ -54,6 +54,48 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION mailcrane.limit_recipients(items mailcrane.invitation_item[], tenant text) RETURNS mailcrane.invitation_item[]
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    item   mailcrane.invitation_item;
+    seen   text[] := '{}';
+    doubts bigint[];
+    place  bigint;
+BEGIN
+    IF NOT EXISTS (SELECT FROM mailcrane.quota AS q WHERE q.kind = 'recipient' AND q.tenant IN (limit_recipients.tenant, '*')) THEN
+        RETURN items;
+    END IF;
+    doubts := ARRAY(
+        SELECT x.n
+        FROM (
+            SELECT y.n, y.email, y.suppressed, count(*) OVER (PARTITION BY lower(y.email)) AS times
+            FROM unnest(items) AS y
+        ) AS x
+        WHERE x.suppressed IS NULL
+          AND (x.times > 1
+            OR cardinality(items) <= 100
+            OR EXISTS (
+                SELECT
+                FROM mailcrane.invitation AS i
+                JOIN mailcrane.message AS m ON m.invitation_id = i.id
+                WHERE lower(i.email) = lower(x.email) AND m.created_at > now() - interval '1 day')
+            OR EXISTS (SELECT FROM mailcrane.moved AS v WHERE v.recipient = hashtextextended('mailcrane.recipient ' || lower(x.email), 0)))
+        ORDER BY hashtextextended('mailcrane.recipient ' || lower(x.email), 0), x.n);
+    FOREACH place IN ARRAY doubts LOOP
+        item := items[place];
+        item.suppressed := mailcrane.recipient_limit(tenant, item.email, cardinality(array_positions(seen, lower(item.email))));
+        IF item.suppressed IS NULL THEN
+            seen := seen || lower(item.email);
+        ELSE
+            item.job_id := NULL;
+            items[place] := item;
+        END IF;
+    END LOOP;
+    RETURN items;
+END
+$$;
+
 CREATE FUNCTION mailcrane.require_room(tenant text, address text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = mailcrane, pg_temp
@@ -144,7 +186,7 @@ BEGIN
     IF problem IS NULL THEN
         PERFORM require_room(v.tenant, address)  -- before the invitation is locked, as invite does
         FROM invitation AS v
-        WHERE v.id = change_address.invitation_id AND lower(v.email) <> lower(address);
+        WHERE v.id = change_address.invitation_id;
     END IF;
     i := require_pending(change_address.invitation_id);
     IF problem IS NULL AND lower(address) = lower(i.email) THEN
@@ -165,7 +207,6 @@ BEGIN
             USING ERRCODE = 'unique_violation', HINT = 'Nothing was written. Revoke one of the two.';
     END;
     -- Whoever was mailed has been mailed, wherever the invitation goes.
-    DELETE FROM moved AS v WHERE v.at < now() - interval '1 day';
     INSERT INTO moved (recipient)
     SELECT hashtextextended('mailcrane.recipient ' || lower(i.email), 0)
     WHERE NOT is_test(i.tenant)
@@ -272,10 +313,10 @@ BEGIN
     -- Nobody needs to read them, so they go as a whole.
     core := replace(replace(regexp_replace(given, '([.*?^$()\[\]{}|\\/])', '\\\1', 'g'), '+', '(?:\+|%2b)'), '@', '(?:@|%40)');
     keys := '(?<![[:alnum:]])' || core || '(?![[:alnum:]-]|\.[[:alnum:]])';
-    UPDATE invitation AS i SET idempotency_key = NULL WHERE i.idempotency_key ~* keys;
-    UPDATE message AS m SET idempotency_key = NULL WHERE m.idempotency_key ~* keys;
-    DELETE FROM request AS r WHERE r.key ~* keys;
-    DELETE FROM quota_use AS q WHERE q.key ~* keys;
+    UPDATE invitation AS i SET idempotency_key = NULL WHERE strpos(lower(i.idempotency_key), given) > 0 OR i.idempotency_key ~* keys;
+    UPDATE message AS m SET idempotency_key = NULL WHERE strpos(lower(m.idempotency_key), given) > 0 OR m.idempotency_key ~* keys;
+    DELETE FROM request AS r WHERE strpos(lower(r.key), given) > 0 OR r.key ~* keys;
+    DELETE FROM quota_use AS q WHERE strpos(lower(q.key), given) > 0 OR q.key ~* keys;
 
     -- And wherever else somebody has written it. Where an address stands alone it was
     -- compared above: o'brien@example.com is not brien@example.com.
@@ -300,6 +341,35 @@ BEGIN
             RETURN NEXT;
         END IF;
     END LOOP;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION mailcrane.prune(at_most integer DEFAULT 5000) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = mailcrane, pg_temp
+SET enable_seqscan = 'off'
+AS $$
+DECLARE
+    n bigint := 0;
+    k bigint;
+BEGIN
+    DELETE FROM moved AS v WHERE v.at < now() - interval '1 day';
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('mailcrane.prune', 0)) THEN
+        RETURN 0;
+    END IF;
+    n := prune_messages(at_most) + prune_events(at_most);
+    DELETE FROM bounce AS b
+    WHERE b.id = ANY (ARRAY(
+        SELECT o.id
+        FROM bounce AS o
+        WHERE o.id < uuid_v7_floor(now() - (SELECT r.keep FROM retention AS r WHERE r.what = 'bounce'))
+        ORDER BY o.id
+        LIMIT at_most));
+    GET DIAGNOSTICS k = ROW_COUNT;
+    n := n + k;
+    DELETE FROM quota_use AS u WHERE u.day < current_date - 2;
+    GET DIAGNOSTICS k = ROW_COUNT;
+    RETURN n + k;
 END
 $$;
 

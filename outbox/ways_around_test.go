@@ -3,6 +3,7 @@ package outbox_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -57,6 +58,51 @@ func TestQuota_isNotGivenBackWhenAnInvitationIsMovedAway(t *testing.T) {
 		if _, err := outbox.ChangeAddress(t.Context(), pool, receipt.InvitationID, fmt.Sprintf("own%d@example.com", i)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A call for many asks about those who may have been mailed, and they may have been
+// by an invitation that was somebody else's, or is by now.
+func TestQuota_holdsInLargeCallsForWhatWasMoved(t *testing.T) {
+	t.Parallel()
+	for name, age := range map[string]string{"to the address": "2 days", "away from it": "0"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := outboxtest.Database(t)
+			for i := range 3 {
+				addresses := []string{"victim@example.com", fmt.Sprintf("own%d@example.com", i)}
+				if age != "0" {
+					slices.Reverse(addresses)
+				}
+				receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: fmt.Sprint(i), Email: addresses[0]})
+				if err != nil {
+					t.Fatal(err)
+				}
+				exec(t, pool, `UPDATE mailcrane.invitation SET created_at = created_at - $1::interval`, age)
+				if _, err := outbox.ChangeAddress(t.Context(), pool, receipt.InvitationID, addresses[1]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			many := []outbox.Invitation{{GroupID: "large", Email: "victim@example.com"}}
+			for i := range 150 {
+				many = append(many, outbox.Invitation{GroupID: "large", Email: fmt.Sprintf("u%d@example.com", i)})
+			}
+			receipts, err := outbox.InviteMany(t.Context(), pool, many)
+			if err != nil || receipts[0].Result != outbox.Suppressed || receipts[1].Result != outbox.Created {
+				t.Errorf("%+v, %v", receipts[0], err)
+			}
+		})
+	}
+}
+
+// What counts for a day is remembered for a day.
+func TestPrune_forgetsWhoWasMailedBeforeAMove(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	exec(t, pool, `INSERT INTO mailcrane.moved (recipient, at) VALUES (1, now() - interval '25 hours'), (2, now())`)
+	exec(t, pool, `SELECT mailcrane.prune()`)
+	if n := value[int](t, pool, `SELECT sum(recipient) FROM mailcrane.moved`); n != 2 {
+		t.Errorf("%d", n)
 	}
 }
 
@@ -153,7 +199,16 @@ func TestErase_leavesOtherAddressesAlone(t *testing.T) {
 	}
 	exec(t, pool, `INSERT INTO mailcrane.quota_use (kind, tenant, key, day, used) VALUES
 		('inviter', 'default', 'brien@example.com', '2026-01-01', 1), ('inviter', 'default', 'Brien@example.com', '2026-01-01', 1)`)
+	for i, key := range []string{"brien@example.com-42", "brien@example.com.42", "42brien@example.com", "invite-brien%40example.com"} {
+		_, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: fmt.Sprint("k", i), Email: fmt.Sprintf("k%d@example.com", i), IdempotencyKey: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	exec(t, pool, `SELECT mailcrane.erase('brien@example.com')`)
+	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.invitation WHERE idempotency_key IS NOT NULL`); n != 0 {
+		t.Errorf("%d keys have the address in them", n)
+	}
 	for _, address := range neighbours {
 		if n := value[int](t, pool, `
 			SELECT count(*)
