@@ -52,7 +52,9 @@ func TestRetry_sendsAFailedMessageAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	retried := s.post(path+"/retry", "/v1/messages/{id}/retry", "").want(http.StatusOK)
-	if d := retried.document(); d["status"] != "queued" {
+	d := retried.document()
+	tried, _ := d["attempts"].([]any)
+	if d["status"] != "queued" && len(tried) != 2 { // the relay may have been quicker than the answer
 		t.Errorf("%v", d)
 	}
 	eventually(t, "it is tried again", func() bool {
