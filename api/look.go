@@ -39,7 +39,7 @@ type invitation struct {
 	CreatedAt   time.Time `json:"created_at" example:"2030-01-31T09:00:00.123456Z"`
 	ExpiresAt   time.Time `json:"expires_at" example:"2030-02-07T09:00:00.123456Z"`
 	FinishedAt  time.Time `json:"finished_at,omitzero" example:"2030-02-01T10:00:00.123456Z" doc:"When it was accepted, declined, revoked or expired."`
-	Messages    []message `json:"messages" nullable:"false" doc:"The messages about it, oldest first."`
+	Messages    []message `json:"messages" nullable:"false" doc:"The messages about it, oldest first. None in answers to those who may not read invitations."`
 }
 
 // message is an [outbox.MessageRecord] without its data.

@@ -298,6 +298,8 @@ COMMENT ON FUNCTION mailcrane.resend(uuid) IS 'Mails a pending invitation again,
 COMMENT ON FUNCTION mailcrane.change_address(uuid, text) IS 'Like resend, to another address and without the wait. SQLSTATE 22023: not an address, or the same; 23505: one for that address is pending.';
 
 DROP FUNCTION mailcrane.require_room(text, text);
+DROP FUNCTION mailcrane.mailed_within_a_day(mailcrane.invitation);
+DROP FUNCTION mailcrane.recipient_key(text);
 DROP TABLE mailcrane.moved;
 
 DELETE FROM mailcrane.migration WHERE version = 39;

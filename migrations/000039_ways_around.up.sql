@@ -10,6 +10,21 @@ CREATE TABLE mailcrane.moved (
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX moved_recipient ON mailcrane.moved (recipient);
 
+-- These two set no search_path, as they are parts of statements that way.
+CREATE FUNCTION mailcrane.recipient_key(address text) RETURNS bigint
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT hashtextextended('mailcrane.recipient ' || lower(address), 0) $$;
+
+CREATE FUNCTION mailcrane.mailed_within_a_day(i mailcrane.invitation) RETURNS boolean
+LANGUAGE sql STABLE
+AS $$
+    SELECT EXISTS (
+        SELECT
+        FROM mailcrane.message AS m
+        WHERE m.invitation_id = i.id AND m.template = 'invitation' AND m.status <> 'suppressed'
+          AND m.created_at > now() - interval '1 day' AND lower(m.recipient) = lower(i.email))
+$$;
+
 CREATE OR REPLACE FUNCTION mailcrane.recipient_limit(tenant text, address text, more integer DEFAULT 0) RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -24,10 +39,12 @@ BEGIN
     IF allowed IS NULL OR mailcrane.is_test(recipient_limit.tenant) THEN
         RETURN NULL;
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtextextended('mailcrane.recipient ' || lower(address), 0));
+    PERFORM pg_advisory_xact_lock(mailcrane.recipient_key(address));
     IF more < allowed
-        AND NOT EXISTS (SELECT FROM mailcrane.invitation AS i WHERE lower(i.email) = lower(address))
-        AND NOT EXISTS (SELECT FROM mailcrane.moved AS v WHERE v.recipient = hashtextextended('mailcrane.recipient ' || lower(address), 0))
+        AND NOT EXISTS (
+            SELECT FROM mailcrane.invitation AS i
+            WHERE lower(i.email) = lower(address) AND (i.created_at > now() - interval '1 day' OR i.resends > 0))
+        AND NOT EXISTS (SELECT FROM mailcrane.moved AS v WHERE v.recipient = mailcrane.recipient_key(address))
     THEN
         RETURN NULL;
     END IF;
@@ -36,16 +53,12 @@ BEGIN
         FROM (
             SELECT
             FROM mailcrane.invitation AS i
-            CROSS JOIN LATERAL (
-                SELECT FROM mailcrane.message AS m
-                WHERE m.invitation_id = i.id AND m.template = 'invitation' AND m.status <> 'suppressed'
-                  AND m.created_at > now() - interval '1 day' AND lower(m.recipient) = lower(address)
-                LIMIT 1) AS mailed
-            WHERE lower(i.email) = lower(address) AND NOT mailcrane.is_test(i.tenant)
+            WHERE lower(i.email) = lower(address) AND (i.created_at > now() - interval '1 day' OR i.resends > 0)
+              AND NOT mailcrane.is_test(i.tenant) AND mailcrane.mailed_within_a_day(i)
             UNION ALL
             SELECT
             FROM mailcrane.moved AS v
-            WHERE v.recipient = hashtextextended('mailcrane.recipient ' || lower(address), 0) AND v.at > now() - interval '1 day'
+            WHERE v.recipient = mailcrane.recipient_key(address) AND v.at > now() - interval '1 day'
             LIMIT allowed) AS recent) < allowed
     THEN
         RETURN NULL;
@@ -76,12 +89,10 @@ BEGIN
           AND (x.times > 1
             OR cardinality(items) <= 100
             OR EXISTS (
-                SELECT
-                FROM mailcrane.invitation AS i
-                JOIN mailcrane.message AS m ON m.invitation_id = i.id
-                WHERE lower(i.email) = lower(x.email) AND m.created_at > now() - interval '1 day')
-            OR EXISTS (SELECT FROM mailcrane.moved AS v WHERE v.recipient = hashtextextended('mailcrane.recipient ' || lower(x.email), 0)))
-        ORDER BY hashtextextended('mailcrane.recipient ' || lower(x.email), 0), x.n);
+                SELECT FROM mailcrane.invitation AS i
+                WHERE lower(i.email) = lower(x.email) AND (i.created_at > now() - interval '1 day' OR i.resends > 0))
+            OR EXISTS (SELECT FROM mailcrane.moved AS v WHERE v.recipient = mailcrane.recipient_key(x.email)))
+        ORDER BY mailcrane.recipient_key(x.email), x.n);
     FOREACH place IN ARRAY doubts LOOP
         item := items[place];
         item.suppressed := mailcrane.recipient_limit(tenant, item.email, cardinality(array_positions(seen, lower(item.email))));
@@ -158,10 +169,7 @@ DECLARE
 BEGIN
     PERFORM require_room(v.tenant, v.email)  -- before the invitation is locked, as invite does
     FROM invitation AS v
-    WHERE v.id = resend.invitation_id
-      AND NOT EXISTS (
-        SELECT FROM message AS m
-        WHERE m.invitation_id = v.id AND m.status <> 'suppressed' AND m.created_at > now() - interval '1 day');
+    WHERE v.id = resend.invitation_id AND NOT mailed_within_a_day(v);
     i := require_pending(resend.invitation_id);
     PERFORM require_resendable(i, true);
     IF EXISTS (SELECT FROM suppression AS s WHERE s.tenant = i.tenant AND s.address = lower(i.email)) THEN
@@ -207,13 +215,7 @@ BEGIN
             USING ERRCODE = 'unique_violation', HINT = 'Nothing was written. Revoke one of the two.';
     END;
     -- Whoever was mailed has been mailed, wherever the invitation goes.
-    INSERT INTO moved (recipient)
-    SELECT hashtextextended('mailcrane.recipient ' || lower(i.email), 0)
-    WHERE NOT is_test(i.tenant)
-      AND EXISTS (
-        SELECT FROM message AS m
-        WHERE m.invitation_id = i.id AND m.template = 'invitation' AND m.status <> 'suppressed' AND lower(m.recipient) = lower(i.email)
-          AND m.created_at > now() - interval '1 day');
+    INSERT INTO moved (recipient) SELECT recipient_key(i.email) WHERE NOT is_test(i.tenant) AND mailed_within_a_day(i);
     i.email := address;
     RETURN QUERY SELECT * FROM mail_again(i, 'the address was changed before it was sent');
 END
@@ -273,7 +275,6 @@ DECLARE
     instead text := 'erased-' || replace(gen_random_uuid()::text, '-', '') || '@erased.invalid';
     core    text;  -- the address, on its own or in a link
     pattern text;  -- with what must not be beside it: that would be another address
-    keys    text;  -- the same, where names of other things may be beside it
     place   record;
 BEGIN
     IF problem IS NOT NULL THEN
@@ -312,11 +313,10 @@ BEGIN
     -- An application may have made keys of it, such as invite-42-ada@example.com.
     -- Nobody needs to read them, so they go as a whole.
     core := replace(replace(regexp_replace(given, '([.*?^$()\[\]{}|\\/])', '\\\1', 'g'), '+', '(?:\+|%2b)'), '@', '(?:@|%40)');
-    keys := '(?<![[:alnum:]])' || core || '(?![[:alnum:]-]|\.[[:alnum:]])';
-    UPDATE invitation AS i SET idempotency_key = NULL WHERE strpos(lower(i.idempotency_key), given) > 0 OR i.idempotency_key ~* keys;
-    UPDATE message AS m SET idempotency_key = NULL WHERE strpos(lower(m.idempotency_key), given) > 0 OR m.idempotency_key ~* keys;
-    DELETE FROM request AS r WHERE strpos(lower(r.key), given) > 0 OR r.key ~* keys;
-    DELETE FROM quota_use AS q WHERE strpos(lower(q.key), given) > 0 OR q.key ~* keys;
+    UPDATE invitation AS i SET idempotency_key = NULL WHERE i.idempotency_key ~* core;
+    UPDATE message AS m SET idempotency_key = NULL WHERE m.idempotency_key ~* core;
+    DELETE FROM request AS r WHERE r.key ~* core;
+    DELETE FROM quota_use AS q WHERE q.key ~* core;
 
     -- And wherever else somebody has written it. Where an address stands alone it was
     -- compared above: o'brien@example.com is not brien@example.com.
@@ -374,6 +374,8 @@ END
 $$;
 
 COMMENT ON TABLE mailcrane.moved IS 'Recipients of invitations that were moved to another address within a day, as hashes: they count for the quota of the recipient.';
+COMMENT ON FUNCTION mailcrane.recipient_key(text) IS 'What stands for an address where it must not be read: in locks, and in moved.';
+COMMENT ON FUNCTION mailcrane.mailed_within_a_day(mailcrane.invitation) IS 'Whether the address that an invitation has was mailed about it, reminders aside.';
 COMMENT ON FUNCTION mailcrane.recipient_limit(text, text, integer) IS 'Why an address must not be mailed one more invitation today, or NULL.';
 COMMENT ON FUNCTION mailcrane.require_room(text, text) IS 'SQLSTATE 53400: the address must not be mailed one more invitation today.';
 COMMENT ON FUNCTION mailcrane.resend(uuid) IS 'Mails a pending invitation again, with a new link; the links so far become invalid, unless the address is suppressed and nothing is mailed. SQLSTATE P0002: no such invitation, 55000: not pending, 53400: too soon or too often, see mailcrane.policy and mailcrane.quota.';

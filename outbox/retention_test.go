@@ -42,8 +42,7 @@ func age(t *testing.T, pool *pgxpool.Pool) {
 // mailed ten days ago, and one of now that was accepted.
 func history(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
-	h := &hop{}
-	startRelay(t, pool, h)
+	relay := startRelay(t, pool, &hop{})
 	invite := func(email string) string {
 		receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{
 			GroupID: "g", Email: email, Link: "https://example.com/1", Data: map[string]any{"a": 1}, ExpiresIn: 366 * 24 * time.Hour,
@@ -63,6 +62,9 @@ func history(t *testing.T, pool *pgxpool.Pool) {
 	invite("pending@example.com")
 	age(t, pool)
 	accept(invite("new@example.com"))
+	if err := relay.Stop(t.Context()); err != nil { // it prunes as well
+		t.Fatal(err)
+	}
 }
 
 func TestPrune_keepsEverythingUnlessTold(t *testing.T) {
@@ -153,6 +155,7 @@ func TestPrune_isDoneByTheDaemon(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
 	history(t, pool)
+	startRelay(t, pool, &hop{})
 	exec(t, pool, `INSERT INTO mailcrane.quota_use (kind, tenant, key, day, used) VALUES ('inviter', 'default', '7', current_date - 10, 1)`)
 	exec(t, pool, `INSERT INTO mailcrane.bounce (id, tenant, address, kind, source, happened_at) VALUES (mailcrane.uuid_v7_floor(now() - interval '10 days'), 'default', 'a@example.com', 'hard', 'test', now())`)
 	exec(t, pool, `INSERT INTO mailcrane.retention (what, keep) VALUES ('message', '5 days'), ('bounce', '5 days')`)

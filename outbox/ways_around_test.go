@@ -119,6 +119,10 @@ func TestQuota_holdsForResend(t *testing.T) {
 		ids = append(ids, receipt.InvitationID)
 	}
 	exec(t, pool, `UPDATE mailcrane.message SET created_at = created_at - interval '11 minutes'`)
+	exec(t, pool, `
+		INSERT INTO mailcrane.message (id, tenant, invitation_id, channel, recipient, template, locale, status, finished_at, created_at)
+		SELECT mailcrane.uuid_v7(), i.tenant, i.id, 'email', i.email, 'invitation-reminder', 'en', 'cancelled', now(), now() - interval '1 hour'
+		FROM mailcrane.invitation AS i`)
 	for i, id := range ids {
 		if _, err := outbox.Resend(t.Context(), pool, id); i < 3 && err != nil {
 			t.Errorf("invitation %d: %v", i, err)

@@ -39,15 +39,8 @@ func (p *places) take(name string) (leave func(), comeBack time.Duration) {
 		p.ends[name] = e
 	}
 	if p.total >= p.all || e.taken >= p.each {
-		at := began.Add(time.Second)
-		if next := e.promised.Add(e.took / time.Duration(p.each)); next.After(at) {
-			at = next
-		}
-		if last := began.Add(longestPromise); at.After(last) {
-			at = last
-		}
-		e.promised = at
-		return nil, at.Sub(began)
+		e.promised, comeBack = promise(e.promised, began, time.Second, e.took/time.Duration(p.each))
+		return nil, comeBack
 	}
 	e.taken++
 	p.total++

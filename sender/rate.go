@@ -180,21 +180,24 @@ func (l *limit) leave(f flow) {
 // promise gives each of those sent away a time of its own, so that they come
 // back at the rate at which they can pass, and not all together. No flow comes
 // later because another one has sent so much.
-func (l *limit) promise(f flow, delay time.Duration) time.Duration {
+func (l *limit) promise(f flow, delay time.Duration) (comeBack time.Duration) {
 	now := time.Now()
-	at := now.Add(delay)
 	last, known := l.promised[f]
 	if !known {
 		maps.DeleteFunc(l.promised, func(_ flow, at time.Time) bool { return at.Before(now) })
 	}
-	if next := last.Add(l.every * time.Duration(len(l.promised))); next.After(at) {
-		at = next
+	l.promised[f], comeBack = promise(last, now, delay, l.every*time.Duration(len(l.promised)))
+	return comeBack
+}
+
+// promise tells when to come back: after delay, or a step behind the last one who was
+// told. It gives who is the last one then.
+func promise(last, now time.Time, delay, step time.Duration) (newLast time.Time, comeBack time.Duration) {
+	comeBack = max(delay, last.Add(step).Sub(now))
+	if comeBack > longestPromise {
+		return last, longestPromise/2 + rand.N(longestPromise/2)
 	}
-	if at.After(now.Add(longestPromise)) {
-		return longestPromise/2 + rand.N(longestPromise/2)
-	}
-	l.promised[f] = at
-	return at.Sub(now)
+	return now.Add(comeBack), comeBack
 }
 
 // busy reports whether a message would have to wait.
