@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/mailcrane/mailcrane/outbox"
 	"github.com/mailcrane/mailcrane/outbox/outboxtest"
 )
@@ -46,7 +49,7 @@ func TestQuota_oneAddressGetsThreeMailsOfAThousandInvitations(t *testing.T) {
 	if reason := value[string](t, pool, `SELECT DISTINCT reason FROM mailcrane.message WHERE status = 'suppressed'`); reason != "invited 3 times within a day" {
 		t.Error(reason)
 	}
-	exec(t, pool, `UPDATE mailcrane.message SET created_at = created_at - interval '1 day'`)
+	exec(t, pool, `UPDATE mailcrane.recipient_use SET times = ARRAY(SELECT u.at - interval '1 day' FROM unnest(times) AS u (at))`)
 	receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: "next day", Email: "ada@example.com"})
 	if err != nil || receipt.Result != outbox.Created {
 		t.Errorf("%+v, %v", receipt, err)
@@ -71,6 +74,82 @@ func TestQuota_countsWithinALargeCall(t *testing.T) {
 		for i := range many {
 			many[i].GroupID += "again"
 		}
+	}
+}
+
+// Large calls at the same moment, and transactions with a snapshot from before,
+// see what the others have counted.
+func TestQuota_holdsBetweenLargeCallsAndSnapshots(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	var group sync.WaitGroup
+	for call := range 8 {
+		group.Go(func() {
+			many := []outbox.Invitation{{GroupID: fmt.Sprint(call), Email: "ada@example.com"}}
+			for i := range 150 {
+				many = append(many, outbox.Invitation{GroupID: fmt.Sprint(call), Email: fmt.Sprintf("u%d-%d@example.com", call, i)})
+			}
+			if _, err := outbox.InviteMany(t.Context(), pool, many); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	const queued = `SELECT count(*) FROM mailcrane.message WHERE recipient = 'ada@example.com' AND status = 'queued'`
+	if n := value[int](t, pool, queued); n != 3 {
+		t.Errorf("%d are queued", n)
+	}
+
+	exec(t, pool, `DELETE FROM mailcrane.recipient_use`)
+	for i := range 8 {
+		group.Go(func() {
+			err := pgx.BeginTxFunc(t.Context(), pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(t.Context(), `SELECT 1 FROM mailcrane.invitation`); err != nil {
+					return err
+				}
+				_, err := outbox.Invite(t.Context(), tx, outbox.Invitation{GroupID: fmt.Sprintf("again%d", i), Email: "ada@example.com"})
+				return err
+			})
+			if pgErr, ok := errors.AsType[*pgconn.PgError](err); err != nil && (!ok || pgErr.Code != "40001") {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if n := value[int](t, pool, queued); n < 4 || n > 6 {
+		t.Errorf("%d are queued", n)
+	}
+}
+
+// As many as somebody likes in one transaction: the server's table of locks has its limits.
+func TestQuota_takesNoLockPerAddress(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		count := func() (n int, err error) {
+			err = tx.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()`).Scan(&n)
+			return n, err
+		}
+		var before int
+		for i := range 200 {
+			if _, err := outbox.Invite(t.Context(), tx, outbox.Invitation{GroupID: "g", Email: fmt.Sprintf("u%d@example.com", i)}); err != nil {
+				return err
+			}
+			if i == 0 {
+				var err error
+				if before, err = count(); err != nil {
+					return err
+				}
+			}
+		}
+		after, err := count()
+		if after > before+10 {
+			t.Errorf("%d locks, after the first invitation %d", after, before)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -26,7 +26,7 @@ type Invitation struct {
 	SendAfter      time.Time      // do not send before; default: at once
 	ExpiresIn      time.Duration  // how long it can be accepted, from SendAfter or now; default 7 days
 	Priority       int            // 1 (first) to 4 (last); default 2
-	IdempotencyKey string         // a second call with the same key gives the first one's result
+	IdempotencyKey string         // a second call with the same key gives the first one's result; of other things it is refused
 
 	// RemindAfter says when to remind who has not answered, from SendAfter or now: up to
 	// ten times, each later than the one before.
@@ -45,7 +45,7 @@ type Draft struct {
 	SendAfter      time.Time      // do not send before; default: at once
 	ExpiresIn      time.Duration  // do not send later than this after SendAfter or now; default: give up after the relay's limit
 	Priority       int            // 1 (first) to 4 (last); default 2
-	IdempotencyKey string         // a second call with the same key gives the first one's result
+	IdempotencyKey string         // a second call with the same key gives the first one's result; of other things it is refused
 }
 
 // Result says what a call of [Invite] or [Enqueue] did.

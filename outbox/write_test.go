@@ -140,7 +140,7 @@ func TestInvite_existingAndSuppressed(t *testing.T) {
 	if got := call(outbox.Invitation{GroupID: "g", Email: "ADA@example.com"}); got != same {
 		t.Errorf("pending for the address: %+v", got)
 	}
-	if got := call(outbox.Invitation{GroupID: "other", Email: "else@example.com", IdempotencyKey: "k"}); got != same {
+	if got := call(outbox.Invitation{GroupID: "g", Email: "Ada@example.com", IdempotencyKey: "k"}); got != same {
 		t.Errorf("same key: %+v", got)
 	}
 	for what, inv := range map[string]outbox.Invitation{
