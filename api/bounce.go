@@ -45,10 +45,10 @@ type bouncesInput struct {
 // bounce is an [outbox.Bounce].
 type bounce struct {
 	Kind            outbox.BounceKind `json:"kind" enum:"hard,soft,complaint" example:"hard" doc:"hard: the address does not take mail. soft: not now. complaint: it is spam, says who got it."`
-	Address         string            `json:"address,omitempty" example:"ada@example.com" doc:"Whose. Default: the recipient of the message."`
+	Address         string            `json:"address,omitempty" example:"ada@example.com" doc:"Whose. Default: the recipient of the message. Without an id, it is about the newest mail to this address."`
 	MessageID       string            `json:"message_id,omitempty" maxLength:"255" example:"01980a3c-52a5-70b2-8f1e-0d4f1c2b3a49" doc:"The id of the message."`
 	HeaderMessageID string            `json:"header_message_id,omitempty" maxLength:"998" example:"<01980a3c-52a5-70b2-8f1e-0d4f1c2b3a49@mail.example.com>" doc:"Or the Message-ID that it was sent under."`
-	Diagnostic      string            `json:"diagnostic,omitempty" example:"550 5.1.1 No such user" doc:"What was said. The first 500 characters are kept."`
+	Diagnostic      string            `json:"diagnostic,omitempty" example:"550 5.1.1 No such user" doc:"What was said. The first 500 characters are kept, without tokens."`
 	At              time.Time         `json:"at,omitzero" example:"2026-01-31T09:00:00Z" doc:"When (RFC 3339). Default: now."`
 	Source          string            `json:"source,omitempty" example:"operator" doc:"Who says so. Default: operator."`
 	SourceID        string            `json:"source_id,omitempty" example:"4711" doc:"How the source calls it: what is reported twice counts once."`
@@ -59,7 +59,7 @@ type bouncesOutput struct{ Body bouncesReceipt }
 type bouncesReceipt struct {
 	Recorded int        `json:"recorded" example:"1" doc:"How many are new."`
 	Existing int        `json:"existing" example:"0" doc:"How many were reported before."`
-	Ignored  int        `json:"ignored" example:"0" doc:"How many are no bounces, or about messages that are not here."`
+	Ignored  int        `json:"ignored" example:"0" doc:"How many are no bounces, or about messages that are not here or no mail."`
 	Results  []reported `json:"results" nullable:"false" doc:"What became of each bounce."`
 }
 

@@ -16,13 +16,13 @@ import (
 
 // Bounce is news about a mail after a relay has accepted it: it could not be
 // delivered, or who got it says that it is spam. Kind is required, and either the
-// address or one of the ids.
+// address or one of the ids. Without an id it is about the newest mail to its address.
 type Bounce struct {
 	Kind            BounceKind `json:"kind"`
 	Address         string     `json:"address,omitempty"`           // default: the recipient of the message
 	MessageID       string     `json:"message_id,omitempty"`        // of the message
 	HeaderMessageID string     `json:"header_message_id,omitempty"` // the Message-ID that it was sent under
-	Diagnostic      string     `json:"diagnostic,omitempty"`        // what was said; the first 500 characters are kept
+	Diagnostic      string     `json:"diagnostic,omitempty"`        // what was said; the first 500 characters are kept, without tokens
 	At              time.Time  `json:"at,omitzero"`                 // default: now
 	Source          string     `json:"source,omitempty"`            // who says so; default "operator"
 	SourceID        string     `json:"source_id,omitempty"`         // how the source calls it: what is reported twice counts once
@@ -40,13 +40,14 @@ const (
 
 // Reported says what became of a bounce.
 type Reported struct {
-	Result    string // recorded, existing (it was reported before) or ignored (about a message that is not here)
+	Result    string // recorded, existing (it was reported before) or ignored (about a message that is not here, or no mail)
 	MessageID string // what it is about, if that is known
 }
 
 // ReportBounces records bounces and complaints, up to 1,000, all or none. Hard ones
 // and complaints keep their addresses from being written to. An empty tenant is that
-// of each message. Bad input gives an [*InputError].
+// of each message; where none is named, those of all that have mailed the address. Bad
+// input gives an [*InputError].
 func ReportBounces(ctx context.Context, tx Tx, tenant string, bounces ...Bounce) ([]Reported, error) {
 	for i, b := range bounces {
 		for field, text := range map[string]string{

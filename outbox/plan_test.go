@@ -25,6 +25,8 @@ func TestWrites_goByIndexInTablesThatHaveGrown(t *testing.T) {
 		exec(t, pool, fmt.Sprintf(`INSERT INTO mailcrane.message (invitation_id, recipient, template, idempotency_key, status, finished_at)
 			SELECT id, email, 'invitation', 'big' || i, 'sent', now() FROM generate_series(%d, %d) AS i
 			JOIN mailcrane.invitation ON idempotency_key = 'big' || i`, from, to))
+		exec(t, pool, fmt.Sprintf(`INSERT INTO mailcrane.message (recipient, template, status, finished_at)
+			SELECT 'm' || i || '@example.com', 'verify', 'sent', now() FROM generate_series(%d, %d) AS i`, from, to))
 		exec(t, pool, fmt.Sprintf(`INSERT INTO mailcrane.suppression (address, reason)
 			SELECT 's' || i || '@example.com', 'bounced' FROM generate_series(%d, %d) AS i`, from, to))
 	}
@@ -73,6 +75,7 @@ func requireFewReads(t *testing.T, conn *pgx.Conn, group string, strict bool) {
 		`SELECT mailcrane.enqueue('one@example.com', 'verify', idempotency_key => 'big9')`,
 		many(group, `'n' || i || '@example.com'`), many(group, `'s' || i || '@example.com'`), many("big", `'u' || i || '@example.com'`),
 		fmt.Sprintf(keyed, group),
+		`SELECT mailcrane.report_bounces('[{"kind": "soft", "address": "u9@example.com"}, {"kind": "hard", "address": "m9@example.com"}]')`,
 	} {
 		scansBefore, rowsBefore := reads(t, tx)
 		if _, err := tx.Exec(t.Context(), call, pgx.QueryExecModeSimpleProtocol); err != nil {
