@@ -142,6 +142,9 @@ func TestProviders_areUnderstood(t *testing.T) {
 			if got := s.value(`SELECT string_agg(DISTINCT message_id::text, ' ') FROM mailcrane.bounce WHERE address = 'ada@example.com'`); got != id {
 				t.Errorf("message is %q", got)
 			}
+			if got := s.value(`SELECT string_agg(message_id::text, ' ') FROM mailcrane.event WHERE type IN ('message.bounced', 'message.complained')`); !strings.HasPrefix(got, id) {
+				t.Errorf("events are about %q", got)
+			}
 			if got := s.value(`SELECT count(*) || ' ' || count(source_id) || ' ' || count(*) FILTER (WHERE happened_at < '2026-02-01') FROM mailcrane.bounce`); strings.Count(got, got[:1]) != 3 {
 				t.Errorf("bounces, those with an id, those with a time: %s", got)
 			}
@@ -157,6 +160,7 @@ func TestProviders_badInput(t *testing.T) {
 		"", "{", "null", "7", `"x"`, "[]", "[[]]", "[null,7,{}]", "{}", `{"Message":"{"}`, `{"Message":7}`, `{"Message":"[1]"}`, `{"Message":"null"}`,
 		`{"notificationType":"Bounce"}`, `{"notificationType":"Bounce","bounce":7}`, `{"notificationType":"Bounce","bounce":{"bouncedRecipients":{}}}`,
 		`{"notificationType":"Bounce","bounce":{"bounceType":"Permanent","bouncedRecipients":[null,7,"x",{},{"emailAddress":7},{"emailAddress":"nobody"},{"emailAddress":"a\u0000@example.com"}]}}`,
+		`{"notificationType":"Bounce","bounce":{"bouncedRecipients":[{"emailAddress":"g@example.com"}]},"mail":{"headers":[null,7,[],{},{"name":7},{"name":"Message-ID"},{"name":"message-id","value":[]}]}}`,
 		`{"RecordType":"Bounce","Type":"HardBounce","Email":"nobody","ID":1e300}`, `{"RecordType":["Bounce"],"Email":"a@example.com"}`,
 		`{"RecordType":"Bounce","Type":"HardBounce","Email":"b@example.com","ID":"` + strings.Repeat("x", 300) + `"}`,
 		`{"RecordType":"Bounce","Type":"HardBounce","Email":"c@example.com","BouncedAt":"9999999-01-01T00:00:00Z","Details":"` + strings.Repeat("x", 5000) + `"}`,

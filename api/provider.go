@@ -18,13 +18,15 @@ import (
 
 // provider says how a company that sends mail for others reports bounces in JSON.
 // Values are found by paths: names with dots between, [] behind one for every item
-// of a list. Of several paths, the first that leads to something counts.
+// of a list, [name=x] for those whose member name is x in any case. What is at several
+// places is a/b, and its values have a slash between. Of several paths, the first that
+// leads to something counts.
 type provider struct {
 	Document   string            `json:"document"`   // where the report is as text, if not the body itself is it
 	Events     string            `json:"events"`     // where the events are; default: the report is one
 	Type       []string          `json:"type"`       // what has happened,
 	Subtype    []string          `json:"subtype"`    // and more about it
-	Kinds      map[string]string `json:"kinds"`      // what "type/subtype", or else "type", means here; others are ignored
+	Kinds      map[string]string `json:"kinds"`      // what "type/subtype", or else its beginning up to a slash, means here; others are ignored
 	Recipients []string          `json:"recipients"` // where an event has several recipients; the paths below begin there, or else at the event
 	Address    []string          `json:"address"`
 	Diagnostic []string          `json:"diagnostic"`
@@ -75,11 +77,7 @@ func (p provider) read(name string, document any) report {
 	}
 	var r report
 	for _, event := range values(p.Events, document) {
-		what := textAt(p.Type, event)
-		kind, known := p.Kinds[what+"/"+textAt(p.Subtype, event)]
-		if !known {
-			kind = p.Kinds[what]
-		}
+		kind := p.kind(textAt(p.Type, event) + "/" + textAt(p.Subtype, event))
 		recipients := []any{event}
 		for _, path := range p.Recipients {
 			if found := values(path, event); len(found) > 0 {
@@ -110,6 +108,19 @@ func (p provider) read(name string, document any) report {
 	return r
 }
 
+func (p provider) kind(what string) string {
+	for {
+		if kind, known := p.Kinds[what]; known {
+			return kind
+		}
+		slash := strings.LastIndexByte(what, '/')
+		if slash < 0 {
+			return ""
+		}
+		what = what[:slash]
+	}
+}
+
 // values are what a path leads to.
 func values(path string, from any) []any {
 	found := []any{from}
@@ -120,15 +131,17 @@ func values(path string, from any) []any {
 		return found
 	}
 	for name := range strings.SplitSeq(path, ".") {
-		name, isList := strings.CutSuffix(name, "[]")
+		name, which, isList := strings.Cut(strings.TrimSuffix(name, "]"), "[")
 		var next []any
 		for _, value := range found {
 			object, _ := value.(map[string]any)
 			switch member := object[name].(type) {
 			case nil:
 			case []any:
-				if isList {
-					next = append(next, member...)
+				for _, item := range member {
+					if isList && is(item, which) {
+						next = append(next, item)
+					}
 				}
 			default:
 				next = append(next, member)
@@ -139,6 +152,18 @@ func values(path string, from any) []any {
 	return found
 }
 
+// is says whether a member of item has a value, as in "name=x", or whether none is
+// asked for.
+func is(item any, which string) bool {
+	if which == "" {
+		return true
+	}
+	name, want, _ := strings.Cut(which, "=")
+	object, _ := item.(map[string]any)
+	got, isText := object[name].(string)
+	return isText && strings.EqualFold(got, want)
+}
+
 func first(path string, from any) any {
 	if found := values(path, from); path != "" && len(found) > 0 {
 		return found[0]
@@ -146,19 +171,34 @@ func first(path string, from any) any {
 	return nil
 }
 
-// textAt is the first text or number that one of the paths leads to. NUL, which
-// PostgreSQL does not take, is left out.
+// textAt is the first text or number that one of the paths leads to. Of what is at
+// several places, the first must be there.
 func textAt(paths []string, from ...any) string {
 	for _, path := range paths {
-		for _, place := range from {
-			switch value := first(path, place).(type) {
-			case string:
-				if text := strings.ToValidUTF8(strings.ReplaceAll(value, "\x00", ""), "�"); text != "" {
-					return text
-				}
-			case json.Number:
-				return value.String()
+		path, more, several := strings.Cut(path, "/")
+		text := textOf(path, from)
+		if text != "" && several {
+			if rest := textAt([]string{more}, from...); rest != "" {
+				text += "/" + rest
 			}
+		}
+		if text != "" {
+			return text
+		}
+	}
+	return ""
+}
+
+// textOf leaves out NUL, which PostgreSQL does not take.
+func textOf(path string, from []any) string {
+	for _, place := range from {
+		switch value := first(path, place).(type) {
+		case string:
+			if text := strings.ToValidUTF8(strings.ReplaceAll(value, "\x00", ""), "�"); text != "" {
+				return text
+			}
+		case json.Number:
+			return value.String()
 		}
 	}
 	return ""
