@@ -19,6 +19,9 @@ func (s *server) guard(ctx huma.Context, next func(huma.Context)) {
 	r, w := humago.Unwrap(ctx)
 	r.Header.Del("Accept") // every answer is JSON, however the client spells its wishes
 	asking, refused := s.authorize(ctx.Operation(), r)
+	if refused != nil && refused.Status == http.StatusUnauthorized && takesPassword(ctx.Operation()) {
+		refused.headers.Add("WWW-Authenticate", `Basic realm="mailcrane"`) // some send a password only when asked
+	}
 	if refused == nil {
 		refused = s.checkOwner(r.Context(), asking, ctx.Operation(), ctx.Param("id"))
 	}

@@ -214,14 +214,22 @@ func TestProviders_canSendTheTokenAsAPassword(t *testing.T) {
 		return "Basic " + base64.StdEncoding.EncodeToString([]byte("postmark:"+password))
 	}
 	const body = `{"RecordType":"SpamComplaint","ID":1,"Email":"ada@example.com"}`
-	for password, status := range map[string]int{token: 200, key: 200, "wrong": 401, "": 401} {
+	for password, status := range map[string]int{token: 200, key: 200, "wrong": 401, "": 401, "mc_live_" + long101[:43]: 401} {
 		a := s.request(http.MethodPost, "/v1/bounces/postmark", body, "Authorization", basic(password)).want(status)
 		s.description().declared(a, "/v1/bounces/{provider}")
+		if asked := a.Header.Values("WWW-Authenticate"); status == 401 && (len(asked) != 2 || !strings.HasPrefix(asked[0], "Bearer ") || asked[1] != `Basic realm="mailcrane"`) {
+			t.Errorf("asked for %q", asked)
+		}
 	}
+	s.request(http.MethodPost, "/v1/bounces/postmark", body).problem(http.StatusUnauthorized, "unauthorized")
 	if got := s.value(`SELECT string_agg(tenant, ' ' ORDER BY tenant) FROM mailcrane.suppression`); got != "acme default" {
 		t.Errorf("suppressed for %s", got)
 	}
-	s.get("/v1/messages", "Authorization", basic(token)).problem(http.StatusUnauthorized, "unauthorized")
+	elsewhere := s.get("/v1/messages", "Authorization", basic(token))
+	elsewhere.problem(http.StatusUnauthorized, "unauthorized")
+	if asked := elsewhere.Header.Values("WWW-Authenticate"); len(asked) != 1 {
+		t.Errorf("asked for %q where a password is not taken", asked)
+	}
 	s.request(http.MethodPost, "/v1/bounces", `{"bounces":[]}`, "Authorization", basic(token)).problem(http.StatusUnauthorized, "unauthorized")
 }
 

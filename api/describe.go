@@ -291,7 +291,11 @@ func describeAnswers(_ *huma.OpenAPI, op *huma.Operation) {
 		code, _ := strconv.Atoi(status)
 		switch code {
 		case http.StatusUnauthorized:
-			describeHeader(response, "WWW-Authenticate", "Bearer (RFC 6750).")
+			scheme := "Bearer (RFC 6750)."
+			if takesPassword(op) {
+				scheme = "Bearer (RFC 6750), and once more Basic (RFC 7617)."
+			}
+			describeHeader(response, "WWW-Authenticate", scheme)
 		case http.StatusTooManyRequests:
 			describeHeader(response, "Retry-After", "Seconds to wait before the next try. Missing if it will not be possible.")
 			describeHeader(response, "RateLimit", "What is left, r, and for how many seconds that is so, t (draft-ietf-httpapi-ratelimit-headers).")
