@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"regexp"
 	"slices"
 	"time"
 
@@ -140,7 +142,7 @@ func (s *server) reportBouncesOfProvider(ctx context.Context, in *providerInput)
 		return nil, brokenDocument(err)
 	}
 	if first("Type", document) == "SubscriptionConfirmation" {
-		return nil, newInputProblem(inputError{"body", "asks to confirm a subscription to a topic: confirm it where the topic was made, with the SubscribeURL of this request"})
+		return s.noteSubscription(ctx, document)
 	}
 	r := p.read(in.Provider, document)
 	for len(r.bounces) > 0 {
@@ -154,6 +156,22 @@ func (s *server) reportBouncesOfProvider(ctx context.Context, in *providerInput)
 		r.bounces, r.results = r.bounces[len(results):], append(r.results, results...)
 	}
 	return bouncesAnswer(r.results, r.ignored), nil
+}
+
+// confirmation is the URL that confirms a subscription to a topic of Amazon SNS.
+var confirmation = regexp.MustCompile(`^https://sns\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/\?[!-~]{1,1000}$`)
+
+// noteSubscription leaves it to the operator whether the topic is his: a program that
+// opens URLs which it is sent can be sent anywhere. The URL can do nothing else, and
+// only for three days.
+func (s *server) noteSubscription(ctx context.Context, document any) (*bouncesOutput, error) {
+	subscribe, topic := textAt([]string{"SubscribeURL"}, document), textAt([]string{"TopicArn"}, document)
+	if !confirmation.MatchString(subscribe) || len(topic) > 500 {
+		return nil, newInputProblem(inputError{"body", "asks to confirm a subscription to a topic, with a SubscribeURL that is none of Amazon SNS"})
+	}
+	s.logger.LogAttrs(ctx, slog.LevelWarn, "Amazon SNS asks to confirm a subscription: open subscribe_url once if the topic is yours",
+		slog.String("topic", topic), slog.String("subscribe_url", subscribe), slog.String("request_id", requestID(ctx)))
+	return bouncesAnswer(nil, 1), nil
 }
 
 // drop ignores what the database refuses: addresses that are none. The provider

@@ -68,3 +68,33 @@ func TestBounces_sayWhichIsWrong(t *testing.T) {
 		t.Errorf("%q instead of %q", pointers, want)
 	}
 }
+
+// A subscription that nobody confirms reports nothing, and says so nowhere.
+func TestProviders_logWhereToConfirmASubscription(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	const good = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&TopicArn=arn:aws:sns:eu-west-1:1:t&Token=2336"
+	ask := func(url string) *answer {
+		t.Helper()
+		body := fmt.Sprintf(`{"Type":"SubscriptionConfirmation","MessageId":"1","Token":"2336","TopicArn":"arn:aws:sns:eu-west-1:1:t","Message":"You have chosen","SubscribeURL":%q}`, url)
+		a := s.request(http.MethodPost, "/v1/bounces/ses", body, "Content-Type", "-", "Content-Type", "text/plain; charset=UTF-8")
+		s.description().declared(a, "/v1/bounces/{provider}")
+		return a
+	}
+	for _, bad := range []string{
+		"", "https://evil.example/?Token=1", "http://sns.eu-west-1.amazonaws.com/?Token=1", "https://sns.eu-west-1.amazonaws.com.evil.example/?Token=1",
+		"https://sns.eu-west-1.amazonaws.com@evil.example/?Token=1", "https://evil.example/sns.eu-west-1.amazonaws.com/?Token=1", "https://sns.x.evil.amazonaws.com/?Token=1",
+		"https://sns.eu-west-1.amazonaws.com:8443/?Token=1", "https://sns.eu-west-1.amazonaws.com/?Token=1\nlevel=ERROR",
+	} {
+		ask(bad).problem(http.StatusUnprocessableEntity, "invalid-input")
+	}
+	if strings.Contains(s.logs.String(), "subscribe_url") {
+		t.Errorf("logged: %s", s.logs.String())
+	}
+	if got := ask(good).want(http.StatusOK).document()["ignored"]; got != 1.0 {
+		t.Errorf("ignored are %v", got)
+	}
+	if logs := strings.ReplaceAll(s.logs.String(), `\u0026`, "&"); !strings.Contains(logs, `"subscribe_url":"`+good+`"`) || !strings.Contains(logs, `"level":"WARN"`) {
+		t.Errorf("logged: %s", logs)
+	}
+}
