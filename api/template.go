@@ -40,7 +40,8 @@ func previewTemplateOperation() huma.Operation {
 
 func previewMessageOperation() huma.Operation {
 	op := lookOperation("previewMessage", "/v1/messages/{id}/preview", "Messages", "What does a message say?",
-		"As the templates are now. The link has TOKEN for the token, unless the message is of a test key, whose mail nobody gets.")
+		"As the templates are now. Links have TOKEN in the place of what makes them work, those among the application's values too, and so has what "+
+			"looks like a token there; unless the message is of a test key, whose mail nobody gets.")
 	op.Errors = append(op.Errors, http.StatusUnprocessableEntity)
 	return op
 }
@@ -118,13 +119,61 @@ func (s *server) previewMessage(ctx context.Context, in *idInput) (*previewOutpu
 	if err != nil {
 		return nil, err
 	}
+	if !isTest(m.Tenant) {
+		m.Data["data"] = toLookAt(m.Data["data"])
+	}
 	return s.render(m)
+}
+
+func isTest(tenant string) bool { return strings.HasSuffix(tenant, ":test") }
+
+var (
+	linkInText = regexp.MustCompile(`(?i)[a-z][a-z0-9+.-]*://[^\s<>"']+`)
+	// tokenLike is one long word: a template may make a link of it.
+	tokenLike = regexp.MustCompile(`^[A-Za-z0-9_.~+/=%-]{20,}$`)
+)
+
+// toLookAt is a value of the application with TOKEN for what may open something:
+// many a message is sent for the sake of its link.
+func toLookAt(value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		shown := make(map[string]any, len(value))
+		for name, member := range value {
+			shown[name] = toLookAt(member)
+		}
+		return shown
+	case []any:
+		return each(value, toLookAt)
+	case string:
+		if tokenLike.MatchString(value) && strings.ContainsAny(value, "0123456789") {
+			return "TOKEN"
+		}
+		return linkInText.ReplaceAllStringFunc(value, deadLink)
+	default:
+		return value
+	}
+}
+
+// deadLink leaves of a link where it leads, which of an app's own is nothing.
+func deadLink(link string) string {
+	target, err := url.Parse(link)
+	switch {
+	case err != nil:
+		return "TOKEN"
+	case target.Scheme != "https" && target.Scheme != "http":
+		return target.Scheme + "://TOKEN"
+	case target.User == nil && strings.Trim(target.RequestURI()+target.Fragment, "/") == "":
+		return link
+	default:
+		return target.Scheme + "://" + target.Host + "/TOKEN"
+	}
 }
 
 // linkToLookAt is the link of an invitation with TOKEN in the place of what makes it
 // work. Nobody is mailed the links of tests, so those are whole.
 func (s *server) linkToLookAt(l outbox.PreviewLink) string {
-	if strings.HasSuffix(l.Tenant, ":test") {
+	if isTest(l.Tenant) {
 		made, _ := outbox.AcceptLink(s.acceptURL, s.secret, l.InvitationID, l.Generation)
 		return cmp.Or(l.Passed, made)
 	}

@@ -101,3 +101,31 @@ func TestPreview_ofATestHasTheLink(t *testing.T) {
 		t.Errorf("%s", accepted.body)
 	}
 }
+
+// The link of a message that is about no invitation is a key too.
+func TestPreview_ofAMessageHasNoLinkOfTheApplicationThatWorks(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	const data = `{"link":"https://app.example.com/verify?token=hush","deep":{"list":["Open HTTPS://user:hush@app.example.com/hush#hush, then go on",7,true,null]},
+		"app":"myapp://hush","login":"http://user:hush@example.com","broken":"https://%zz/hush","code":"hush-8f14e45fceea167a5a36dedd4bea2543","plain":"Ada of https://example.com/","long":"Donaudampfschifffahrtsgesellschaft"}`
+	look := func(header ...string) string {
+		t.Helper()
+		id := s.request(http.MethodPost, "/v1/messages", `{"recipient":"ada@example.com","template":"verify","data":`+data+`}`, header...).want(http.StatusAccepted).document()["id"].(string)
+		a := s.get("/v1/messages/"+id+"/preview", header...).want(http.StatusOK)
+		s.description().declared(a, "/v1/messages/{id}/preview")
+		return a.document()["text"].(string)
+	}
+	const want = "ada@example.com<nil> <nil> map[app:myapp://TOKEN broken:TOKEN code:TOKEN deep:map[list:[Open https://app.example.com/TOKEN then go on 7 true <nil>]] " +
+		"link:https://app.example.com/TOKEN login:http://example.com/TOKEN long:Donaudampfschifffahrtsgesellschaft plain:Ada of https://example.com/]"
+	if got := strings.Join(strings.Fields(look()), " "); got != want {
+		t.Errorf("\n%s\ninstead of\n%s", got, want)
+	}
+	key := bearer(s.key(outbox.NewAPIKey{Tenant: "a"}))
+	if got := look(key...); strings.Contains(got, "hush") {
+		t.Errorf("%s", got)
+	}
+	test := bearer(s.key(outbox.NewAPIKey{Tenant: "a", Test: true}))
+	if got := look(test...); strings.Count(got, "hush") != 8 {
+		t.Errorf("a test sees %s", got)
+	}
+}

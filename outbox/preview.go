@@ -18,7 +18,8 @@ type PreviewLink struct {
 // PreviewMessage gives a message as a [Sender] would get it now, or [ErrNotFound].
 // link makes the link of an invitation whose application passed none, and replaces
 // the one that it passed: a link is as good as a key, and what is only looked at
-// need not have one that works.
+// need not have one that works. The application's values under "data" are as it gave
+// them.
 func PreviewMessage(ctx context.Context, tx Tx, id string, link func(PreviewLink) string) (*Message, error) {
 	if !isUUID(id) {
 		return nil, fmt.Errorf("message: %w", ErrNotFound)
