@@ -3,7 +3,7 @@
 
 -- The mails of invitations are found by the addresses of those.
 -- squawk-ignore require-concurrent-index-creation
-CREATE INDEX message_recipient ON mailcrane.message (lower(recipient)) WHERE invitation_id IS NULL AND channel = 'email';
+CREATE INDEX message_recipient ON mailcrane.message (lower(recipient), id) WHERE invitation_id IS NULL AND channel = 'email';
 
 CREATE FUNCTION mailcrane.mails_to(address text, tenant text DEFAULT NULL) RETURNS SETOF mailcrane.message
 LANGUAGE sql STABLE
@@ -17,9 +17,11 @@ AS $$
         JOIN message AS o ON o.invitation_id = i.id
         WHERE lower(i.email) = lower(mails_to.address)
         UNION ALL
-        SELECT s.*
-        FROM message AS s
-        WHERE s.invitation_id IS NULL AND s.channel = 'email' AND lower(s.recipient) = lower(mails_to.address)
+        (SELECT s.*
+         FROM message AS s
+         WHERE s.invitation_id IS NULL AND s.channel = 'email' AND lower(s.recipient) = lower(mails_to.address)
+         ORDER BY s.id DESC
+         LIMIT 1000)  -- some addresses get a mail a minute
     ) AS m
     WHERE m.channel = 'email' AND lower(m.recipient) = lower(mails_to.address)
       AND CASE WHEN mails_to.tenant IS NULL THEN NOT is_test(m.tenant) ELSE m.tenant = mails_to.tenant END
@@ -150,7 +152,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION mailcrane.mails_to(text, text) IS 'The mails to an address that a relay has or may have accepted, newest first. tenant: NULL is all tenants but those of tests.';
+COMMENT ON FUNCTION mailcrane.mails_to(text, text) IS 'The mails to an address that a relay has or may have accepted, newest first; of those about no invitation, among the last 1,000. tenant: NULL is all tenants but those of tests.';
 COMMENT ON FUNCTION mailcrane.plain_diagnostic(text) IS 'What was said about a mail as one line of at most 500 characters, without anything that looks like a token.';
 COMMENT ON FUNCTION mailcrane.report_bounces(jsonb, text) IS 'Records bounces and complaints, up to 1,000, all or none: an array of objects with kind (hard, soft, complaint), address or message_id or header_message_id, and diagnostic, at, source, source_id. One that names no message is about the newest mail to its address. Hard ones and complaints suppress the address. tenant: NULL is that of the message, or all those that have mailed the address. Gives for each: recorded, existing (reported before), ignored (about a message that is not here, or no mail). SQLSTATE 22023: the problems are in the detail.';
 

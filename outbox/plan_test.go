@@ -42,6 +42,30 @@ func TestWrites_goByIndexInTablesThatHaveGrown(t *testing.T) {
 	requireFewReads(t, connection(t, pool.Config().ConnString()), "new", true)
 }
 
+// Some addresses get a mail a minute.
+func TestReportBounces_readsNotAllThatAnAddressWasMailed(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	exec(t, pool, `INSERT INTO mailcrane.message (tenant, recipient, template, status, finished_at)
+		SELECT 't' || i % 2, 'ops@example.com', 'verify', 'sent', now() FROM generate_series(1, 5000) AS i`)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(t.Context()) //nolint:errcheck // it is over then
+	scansBefore, rowsBefore := reads(t, tx)
+	if _, err := tx.Exec(t.Context(), `SELECT mailcrane.report_bounces('[{"kind": "hard", "address": "ops@example.com"}]')`); err != nil {
+		t.Fatal(err)
+	}
+	if scans, rows := reads(t, tx); scans > scansBefore || rows-rowsBefore > 2100 {
+		t.Errorf("%d scans of all, %d rows by index", scans-scansBefore, rows-rowsBefore)
+	}
+	var suppressed string
+	if err := tx.QueryRow(t.Context(), `SELECT string_agg(tenant, ' ' ORDER BY tenant) FROM mailcrane.suppression`).Scan(&suppressed); err != nil || suppressed != "t0 t1" {
+		t.Errorf("suppressed for %q, %v", suppressed, err)
+	}
+}
+
 func connection(t *testing.T, url string) *pgx.Conn {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
