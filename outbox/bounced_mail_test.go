@@ -126,6 +126,17 @@ func TestReportBounces_ofWhatIsNoMailAreIgnored(t *testing.T) {
 	requireText(t, pool, bounceEvents, "")
 }
 
+// Relays spell domains in ASCII.
+func TestReportBounces_suppressTheAddressAsItWasWritten(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	id := sent(t, pool, outbox.Draft{Recipient: "Ada@bücher.example"})
+	report(t, pool, "",
+		outbox.Bounce{Kind: outbox.HardBounce, Address: "ada@xn--bcher-kva.example", HeaderMessageID: "<" + id + "@example.com>"},
+		outbox.Bounce{Kind: outbox.Complaint, Address: "grace@xn--bcher-kva.example", MessageID: id})
+	requireText(t, pool, suppressedFor, "default ada@bücher.example bounce, default grace@xn--bcher-kva.example complaint")
+}
+
 // Whoever refuses a mail may quote it.
 func TestReportBounces_keepNoToken(t *testing.T) {
 	t.Parallel()
