@@ -52,7 +52,7 @@ func TestReportBounces_readsNotAllThatAnAddressWasMailed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(t.Context()) //nolint:errcheck // it is over then
+	defer tx.Rollback(t.Context()) // nothing is kept
 	scansBefore, rowsBefore := reads(t, tx)
 	if _, err := tx.Exec(t.Context(), `SELECT mailcrane.report_bounces('[{"kind": "hard", "address": "ops@example.com"}]')`); err != nil {
 		t.Fatal(err)
