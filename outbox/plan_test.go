@@ -87,7 +87,8 @@ func requireFewReads(t *testing.T, conn *pgx.Conn, group string, strict bool) {
 	many := func(group, email string) string {
 		return fmt.Sprintf(`SELECT mailcrane.invite_many((SELECT jsonb_agg(jsonb_build_object('group_id', '%s', 'email', %s)) FROM generate_series(1, 3) AS i))`, group, email)
 	}
-	keyed := `SELECT mailcrane.invite_many('[{"group_id": "%s", "email": "k@example.com", "idempotency_key": "big7"}]')`
+	keyed := `SELECT mailcrane.invite_many('[{"group_id": "big", "email": "u7@example.com", "idempotency_key": "big7"}]')`
+	verify := `SELECT mailcrane.enqueue('one@example.com', 'verify', idempotency_key => '` + group + `')`
 	for _, call := range []string{
 		`SELECT mailcrane.invite('` + group + `', 'one@example.com')`,
 		`SELECT mailcrane.invite('` + group + `', 'one@example.com')`,
@@ -96,9 +97,9 @@ func requireFewReads(t *testing.T, conn *pgx.Conn, group string, strict bool) {
 		`UPDATE mailcrane.invitation SET expires_at = now() WHERE tenant = 'default' AND group_id = 'big' AND lower(email) = 'u8@example.com' AND status = 'pending'`,
 		`SELECT mailcrane.invite('big', 'u8@example.com')`,
 		`SELECT mailcrane.enqueue('one@example.com', 'verify')`,
-		`SELECT mailcrane.enqueue('one@example.com', 'verify', idempotency_key => 'big9')`,
+		verify, verify,
 		many(group, `'n' || i || '@example.com'`), many(group, `'s' || i || '@example.com'`), many("big", `'u' || i || '@example.com'`),
-		fmt.Sprintf(keyed, group),
+		keyed,
 		`SELECT mailcrane.report_bounces('[{"kind": "soft", "address": "u9@example.com"}, {"kind": "hard", "address": "m9@example.com"}]')`,
 	} {
 		scansBefore, rowsBefore := reads(t, tx)
