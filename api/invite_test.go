@@ -93,7 +93,11 @@ func TestInvite_existingShowsWhatIsThere(t *testing.T) {
 	if _, err := s.pool.Exec(t.Context(), `DELETE FROM mailcrane.request`); err != nil {
 		t.Fatal(err)
 	}
-	repeated := s.request(http.MethodPost, "/v1/groups/other/invitations", ada, "Idempotency-Key", "k").want(http.StatusAccepted).document()
+	other := s.request(http.MethodPost, "/v1/groups/other/invitations", ada, "Idempotency-Key", "k").problem(http.StatusUnprocessableEntity, "invalid-input")
+	if errs := fmt.Sprint(other["errors"]); !strings.Contains(errs, "location:header.Idempotency-Key") {
+		t.Errorf("another group with the same key: %s", errs)
+	}
+	repeated := s.invite(ada, "Idempotency-Key", "k").want(http.StatusAccepted).document()
 	if repeated["result"] != "existing" || repeated["id"] != first["id"] || repeated["status"] != "declined" || repeated["group_id"] != "42" {
 		t.Errorf("same key gave %v", repeated)
 	}

@@ -203,10 +203,15 @@ func TestQuota_ofATenantAndItsInviters(t *testing.T) {
 	}
 }
 
-func TestName_withAnAddressOrBlanks(t *testing.T) {
+// Programs make links of much that has no scheme, and take many characters for others.
+func TestName_mustNotReadAsALink(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
-	for _, name := range []string{"write to eve@example.com", "eve@evil.co", "see https://evil.example", "www.evil.example"} {
+	for _, name := range []string{
+		"write to eve@example.com", "eve@evil.co", "see https://evil.example", "www.evil.example", "evil.com", "Win now: evil.com/x", "//evil", "https:evil", "t.co",
+		"EVIL.COM", "evil.co.uk", "evil.com.", "evil.рф", "evil.xn--p1ai", "evil-1.de", "https：／／evil", "evil．com", "evil。com", "evil｡com", "evil․com", "ｅｖｉｌ.ｃｏｍ", "eve＠evil．co",
+		"Hi\u00adda", "a\u180eb", "a\u034fb", "a\u115fb", "a\u3164b", "a\uffa0b", "a\U000e0041b", "a\u200bb", "a\u202eb",
+	} {
 		for _, inv := range []outbox.Invitation{{GroupName: name}, {InviterName: name}} {
 			inv.GroupID, inv.Email = "g", "ada@example.com"
 			_, one := outbox.Invite(t.Context(), pool, inv)
@@ -218,12 +223,45 @@ func TestName_withAnAddressOrBlanks(t *testing.T) {
 			}
 		}
 	}
-	receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: "g", Email: "ada@example.com", GroupName: "  Analytical   Engine  Club ", InviterName: "Charles @ home"})
-	if err != nil {
-		t.Fatal(err)
+}
+
+func TestName_isLeftAlone(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	for i, name := range []string{
+		"Charles @ home", "J.R.R. Tolkien", "J. R. R. Tolkien", "Dr. Smith", "Dr.Smith", "Acme Inc.", "Node.js Berlin", "St.Gallen", "Ada, B.Sc.", "and/or", "Team: Rocket",
+		"v1.2.3", "山田 太郎", "ⅩⅣ", "naïve Café", "Łódź", "משה", "مريم", "❤️ Club", "…", "3:2", "www", "Yahoo!", "e.V.", "A.I. Lab",
+	} {
+		for group, inv := range map[string]outbox.Invitation{"g": {GroupName: name}, "i": {InviterName: name}} {
+			inv.GroupID, inv.Email = group, fmt.Sprintf("a%d@example.com", i)
+			receipt, err := outbox.Invite(t.Context(), pool, inv)
+			if err != nil {
+				t.Errorf("%q: %v", name, err)
+				continue
+			}
+			if record, err := outbox.GetInvitation(t.Context(), pool, receipt.InvitationID); err != nil || record.GroupName+record.InviterName != name {
+				t.Errorf("%q became %q, %v", name, record.GroupName+record.InviterName, err)
+			}
+		}
 	}
-	record, err := outbox.GetInvitation(t.Context(), pool, receipt.InvitationID)
-	if err != nil || record.GroupName != "Analytical Engine Club" || record.InviterName != "Charles @ home" {
-		t.Errorf("%+v, %v", record, err)
+}
+
+func TestName_hasSingleBlanks(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	long := strings.Repeat("x", 49) + strings.Repeat(" ", 30) + strings.Repeat("é", 50)
+	for i, names := range [][2]string{
+		{"  Analytical   Engine  Club ", "Analytical Engine Club"}, {"\u00a0a\u00a0\u3000 b\u2003", "a b"}, {"山田\u3000太郎", "山田 太郎"},
+		{long, strings.Repeat("x", 49) + " " + strings.Repeat("é", 50)},
+	} {
+		inv := outbox.Invitation{GroupID: "g", Email: fmt.Sprintf("a%d@example.com", i), GroupName: names[0], InviterName: names[0]}
+		receipts, err := outbox.InviteMany(t.Context(), pool, []outbox.Invitation{inv, {GroupID: "h", Email: inv.Email, GroupName: names[0], InviterName: names[0]}})
+		if err != nil {
+			t.Fatalf("%q: %v", names[0], err)
+		}
+		record, err := outbox.GetInvitation(t.Context(), pool, receipts[0].InvitationID)
+		if err != nil || record.GroupName != names[1] || record.InviterName != names[1] {
+			t.Errorf("%q became %q, %v", names[0], record.GroupName, err)
+		}
 	}
 }
