@@ -65,11 +65,12 @@ func TestBatch_hasAResultForEachInvitation(t *testing.T) {
 		`{"email":"x@example.com","data":{"a":1,"a":2}}`,  // the document says
 		`{"email":"x@example.com","data":{"a":"\u0000"}}`, // the storage says
 		`{"email":"alan@example.com","idempotency_key":"k","send_after":"2026-01-31T09:00:00Z","expires_in":3600}`,
-		`{"email":"joan@example.com","idempotency_key":"k"}`,
+		`{"email":"Alan@example.com","idempotency_key":"k"}`,
+		`{"email":"joan@example.com","idempotency_key":"k"}`, // the key says
 	})
 	s.description().declared(a, batchPath)
 	r := a.receipt()
-	if r.Created != 3 || r.Existing != 2 || r.Refused != 5 {
+	if r.Created != 3 || r.Existing != 2 || r.Refused != 6 {
 		t.Errorf("counts: %s", a.body)
 	}
 	var got []string
@@ -83,6 +84,7 @@ func TestBatch_hasAResultForEachInvitation(t *testing.T) {
 	want := []string{
 		"created", "existing", "created", "refused body.invitations[3].email", "refused body.invitations[4].priority", "refused body.invitations[5]",
 		"refused body.invitations[6]", "refused body.invitations[7]", "created", "existing",
+		"refused body.invitations[10].idempotency_key",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("results are %q, want %q", got, want)

@@ -40,7 +40,7 @@ type inviteBody struct {
 	SendAfter   time.Time      `json:"send_after,omitzero" example:"2026-01-31T09:00:00Z" doc:"Do not send before (RFC 3339). Default: at once."`
 	ExpiresIn   int64          `json:"expires_in,omitempty" minimum:"1" maximum:"31622400" example:"604800" doc:"For how many seconds it can be accepted, from send_after or now. Default: 7 days."`
 	Priority    int            `json:"priority,omitempty" minimum:"1" maximum:"4" example:"2" doc:"1 is sent first, 4 last. Default: 2."`
-	RemindAfter []int64        `json:"remind_after,omitempty" nullable:"false" maxItems:"10" minimum:"1" maximum:"31622400" example:"[172800,432000]" doc:"After how many seconds to remind who has not answered, from send_after or now, each later than the one before. Default: never."`
+	RemindAfter []int64        `json:"remind_after,omitempty" nullable:"false" maxItems:"10" minimum:"3600" maximum:"31622400" example:"[172800,432000]" doc:"After how many seconds to remind who has not answered, from send_after or now, each an hour after the one before at least, and before it expires. Default: never."`
 }
 
 // Resolve refuses text that is not UTF-8. The call of the database is JSON,

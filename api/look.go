@@ -39,6 +39,9 @@ type invitation struct {
 	CreatedAt   time.Time `json:"created_at" example:"2030-01-31T09:00:00.123456Z"`
 	ExpiresAt   time.Time `json:"expires_at" example:"2030-02-07T09:00:00.123456Z"`
 	FinishedAt  time.Time `json:"finished_at,omitzero" example:"2030-02-01T10:00:00.123456Z" doc:"When it was accepted, declined, revoked or expired."`
+	Resends     int       `json:"resends" example:"0" doc:"How often it was mailed again, to this address or another."`
+	Reminders   int       `json:"reminders" example:"1" doc:"How many of the times to remind are over."`
+	RemindAt    time.Time `json:"remind_at,omitzero" example:"2030-02-05T09:00:00.123456Z" doc:"When to remind next, if it is pending then."`
 	Messages    []message `json:"messages" nullable:"false" doc:"The messages about it, oldest first. None in answers to those who may not read invitations."`
 }
 
@@ -107,6 +110,9 @@ func newInvitation(r outbox.InvitationRecord) invitation {
 		CreatedAt:   r.CreatedAt.UTC(),
 		ExpiresAt:   r.ExpiresAt.UTC(),
 		FinishedAt:  utc(r.FinishedAt),
+		Resends:     r.Resends,
+		Reminders:   r.Reminders,
+		RemindAt:    utc(r.RemindAt),
 		Messages:    each(r.Messages, newMessage),
 	}
 }

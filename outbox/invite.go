@@ -29,7 +29,7 @@ type Invitation struct {
 	IdempotencyKey string         // a second call with the same key gives the first one's result; of other things it is refused
 
 	// RemindAfter says when to remind who has not answered, from SendAfter or now: up to
-	// ten times, each later than the one before.
+	// ten times, an hour after the one before at least, and before it expires.
 	RemindAfter []time.Duration
 }
 

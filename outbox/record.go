@@ -40,6 +40,9 @@ type InvitationRecord struct {
 	CreatedAt   time.Time       `json:"created_at"`
 	ExpiresAt   time.Time       `json:"expires_at"`
 	FinishedAt  *time.Time      `json:"finished_at"`
+	Resends     int             `json:"resends"`   // how often it was mailed again
+	Reminders   int             `json:"reminders"` // how many of the times to remind are over
+	RemindAt    *time.Time      `json:"remind_at"` // when to remind next, if it is pending then
 	Messages    []MessageRecord `json:"messages"`
 }
 
