@@ -95,7 +95,14 @@ func (s *server) suppressAll(ctx context.Context, list []outbox.Suppression) (*s
 
 func (s *server) unsuppress(ctx context.Context, in *unsuppressInput) (*struct{}, error) {
 	_, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (struct{}, error) {
-		return struct{}{}, outbox.Unsuppress(ctx, tx, tenantOf(ctx), in.Address)
+		err := outbox.Unsuppress(ctx, tx, tenantOf(ctx), in.Address)
+		if erased := outbox.ErasedAddress(s.secret, in.Address); erased != "" {
+			before := outbox.Unsuppress(ctx, tx, tenantOf(ctx), erased)
+			if errors.Is(err, outbox.ErrNotFound) {
+				err = before
+			}
+		}
+		return struct{}{}, err
 	})
 	return nil, err
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mailcrane/mailcrane/api"
 	"github.com/mailcrane/mailcrane/outbox"
 )
 
@@ -49,6 +50,22 @@ func TestSuppressions_areAddedListedAndRemoved(t *testing.T) {
 		s.silent(a)
 		a.problem(http.StatusUnprocessableEntity, "invalid-input")
 		a.errorAt(location)
+	}
+}
+
+// Somebody who was erased may want to be written to again.
+func TestSuppressions_ofTheErasedAreRemoved(t *testing.T) {
+	t.Parallel()
+	secret := []byte("0123456789abcdef0123456789abcdef")
+	s := start(t, func(c *api.Config) { c.Secret = secret })
+	if _, err := outbox.Suppress(t.Context(), s.pool, "", outbox.Suppression{Address: "ada@example.com"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := outbox.Erase(t.Context(), s.pool, "ada@example.com", secret); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{http.StatusNoContent, http.StatusNotFound} {
+		s.request(http.MethodDelete, "/v1/suppressions/Ada@example.com", "").want(want)
 	}
 }
 

@@ -80,7 +80,7 @@ func TestErase_reachesBounces(t *testing.T) {
 	if n, events := value[int](t, pool, traces), value[int](t, pool, inEvents); n != 3 || events != 0 {
 		t.Errorf("%d traces before, want 3; %d events", n, events)
 	}
-	if _, err := outbox.Erase(t.Context(), pool, "ada@example.com"); err != nil {
+	if _, err := outbox.Erase(t.Context(), pool, "ada@example.com", nil); err != nil {
 		t.Fatal(err)
 	}
 	if n := value[int](t, pool, traces); n != 0 {

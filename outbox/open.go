@@ -35,6 +35,7 @@ type loaded struct {
 	Expired, TooOld                              bool
 	GiveUpAfter                                  string // as PostgreSQL writes it
 	SuppressedFor                                string // reason
+	HasErased                                    bool   // its tenant has suppressions of erased addresses
 	HoldReason                                   string // why nothing is sent for its tenant or template
 	AllowedUnknown                               int    // attempts that may be unknown before it is held
 	Attempts                                     int    // highest number so far
@@ -165,6 +166,7 @@ const loadMessages = `
 	       coalesce(r.hold_reason, '') AS hold_reason,
 	       m.forgiven + CASE r.on_unknown WHEN 'hold' THEN 0 ELSE r.max_unknown END AS allowed_unknown,
 	       coalesce(s.reason, '') AS suppressed_for,
+	       EXISTS (SELECT FROM mailcrane.suppression AS e WHERE e.tenant = m.tenant AND e.address LIKE 'erased-%@erased.invalid') AS has_erased,
 	       coalesce(past.attempts, 0) AS attempts,
 	       coalesce(past.unknown, 0) AS unknown,
 	       coalesce(past.last_reply, '') AS last_reply,
@@ -197,7 +199,11 @@ func (r *Relay) loadAll(ids []string, alone bool) []answer[loaded] {
 		list, err = pgx.CollectRows(rows, pgx.RowToStructByName[loaded])
 		return err
 	})
-	if err := r.Pool.SendBatch(ctx, batch).Close(); err != nil {
+	err := r.Pool.SendBatch(ctx, batch).Close()
+	if err == nil {
+		err = r.findErased(ctx, list)
+	}
+	if err != nil {
 		return everyone[loaded](len(ids), alonePossible(err, len(ids)))
 	}
 	answers := everyone[loaded](len(ids), pgx.ErrNoRows)

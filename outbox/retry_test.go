@@ -62,7 +62,7 @@ func TestRetryMessage_notAfterErasure(t *testing.T) {
 	t.Parallel()
 	pool, h := outboxtest.Database(t), &hop{}
 	old := failed(t, pool, h)
-	if _, err := outbox.Erase(t.Context(), pool, "ada@example.com"); err != nil {
+	if _, err := outbox.Erase(t.Context(), pool, "ada@example.com", nil); err != nil {
 		t.Fatal(err)
 	}
 	requireNotRetried(t, pool, old.MessageID)

@@ -114,11 +114,57 @@ func TestErase_leavesNoTrace(t *testing.T) {
 	must(outbox.Invite(ctx, pool, outbox.Invitation{GroupID: "h", Email: "ada.lovelace@example.com"}))
 }
 
+// Who must not be written to is not written to after erasure either, and nobody can
+// read who it is.
+func TestErase_keepsTheSuppression(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	box := mailbox.Start(t, mailbox.Config{})
+	settings := settingsFor(pool, box)
+	ctx := t.Context()
+	if _, err := outbox.Suppress(ctx, pool, "", outbox.Suppression{Address: "ada.king@example.com", Reason: "complained", Source: "complaint"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // again after she was suppressed again
+		if err := run(ctx, []string{"erase", "Ada.King@example.com"}, settings, io.Discard, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if i := strings.Index(dumped(t, pool), "ada.king@example.com"); i >= 0 {
+			t.Error("it is there")
+		}
+		if _, err := outbox.Suppress(ctx, pool, "", outbox.Suppression{Address: "ada.king@example.com"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := run(ctx, []string{"erase", "ada.king@example.com"}, settings, io.Discard, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	list, err := outbox.ListSuppressions(ctx, pool, outbox.SuppressionFilter{})
+	erased := outbox.ErasedAddress([]byte("0123456789abcdef0123456789abcdef"), "ada.king@example.com")
+	if err != nil || len(list) != 1 || list[0].Address != erased || list[0].Source != "complaint" {
+		t.Fatalf("%+v instead of %s, %v", list, erased, err)
+	}
+
+	startDaemon(t, settings)
+	for i, want := range map[string]outbox.Status{"Ada.King@example.com": outbox.StatusSuppressed, "bob@example.com": outbox.StatusSent} {
+		receipt, err := outbox.Invite(ctx, pool, outbox.Invitation{GroupID: "g", Email: i})
+		if err != nil {
+			t.Fatal(err)
+		}
+		waitForStatus(t, pool, receipt.MessageID, want)
+	}
+	other, err := outbox.Invite(ctx, pool, outbox.Invitation{Tenant: "other", GroupID: "g", Email: "ada.king@example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitForStatus(t, pool, other.MessageID, outbox.StatusSent)
+}
+
 func TestErase_refusesWhatIsNoAddress(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
 	for _, address := range []string{"", "ada", "@example.com", "\x00", "\xff", ".*@example.com|.*"} {
-		_, err := outbox.Erase(t.Context(), pool, address)
+		_, err := outbox.Erase(t.Context(), pool, address, nil)
 		if _, ok := errors.AsType[*outbox.InputError](err); !ok {
 			t.Errorf("%q: %v", address, err)
 		}
