@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,9 @@ func callerOf(ctx context.Context) caller {
 	c, _ := ctx.Value(callerKey{}).(caller)
 	return c
 }
+
+// may says whether the caller has a scope.
+func (c caller) may(scope string) bool { return c.tenant == "" || slices.Contains(c.scopes, scope) }
 
 // tenantOf is the tenant whose rows a request is about. It is empty for the
 // operator, which the functions of package outbox take for all of them when they

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"slices"
 
 	"github.com/mailcrane/mailcrane/outbox"
 )
@@ -28,7 +27,7 @@ type stoppedOutput struct{ Body stopped }
 // stopped says whether something was withdrawn in time.
 type stopped struct {
 	ID     string         `json:"id" format:"uuid" example:"01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b21"`
-	Result outbox.Stopped `json:"result" enum:"stopped,already_sent,in_flight" example:"stopped" doc:"stopped: no relay has a mail about it. already_sent: one was accepted by a relay. in_flight: a relay may have one, and nobody can say yet."`
+	Result outbox.Stopped `json:"result,omitempty" enum:"stopped,already_sent,in_flight" example:"stopped" doc:"stopped: no relay has a mail about it. already_sent: one was accepted by a relay. in_flight: a relay may have one, and nobody can say yet. None in answers to keys that may not read what it is about."`
 }
 
 // mailedOutput is the answer to a request that mails an invitation again.
@@ -79,7 +78,7 @@ func (s *server) finish(
 		return nil, err
 	}
 	out := &invitationOutput{Body: newInvitation(record)}
-	if asking := callerOf(ctx); asking.tenant != "" && !slices.Contains(asking.scopes, "invitations:read") {
+	if !callerOf(ctx).may("invitations:read") {
 		out.Body.Messages = []message{} // they tell whether the address is suppressed
 	}
 	return out, nil
@@ -99,21 +98,24 @@ func (s *server) verify(ctx context.Context, in *tokenInput) (*invitationOutput,
 }
 
 func (s *server) revoke(ctx context.Context, in *idInput) (*stoppedOutput, error) {
-	return s.stop(ctx, in.ID, outbox.Revoke)
+	return s.stop(ctx, in.ID, "invitations:read", outbox.Revoke)
 }
 
 func (s *server) cancelMessage(ctx context.Context, in *idInput) (*stoppedOutput, error) {
-	return s.stop(ctx, in.ID, outbox.CancelMessage)
+	return s.stop(ctx, in.ID, "messages:read", outbox.CancelMessage)
 }
 
 func (s *server) stop(
-	ctx context.Context, id string, stop func(context.Context, outbox.Tx, string) (outbox.Stopped, error),
+	ctx context.Context, id, scope string, stop func(context.Context, outbox.Tx, string) (outbox.Stopped, error),
 ) (*stoppedOutput, error) {
 	result, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (outbox.Stopped, error) {
 		return stop(ctx, tx, id)
 	})
 	if err != nil {
 		return nil, err
+	}
+	if !callerOf(ctx).may(scope) {
+		result = "" // what was never sent was suppressed
 	}
 	return &stoppedOutput{Body: stopped{ID: id, Result: result}}, nil
 }

@@ -145,5 +145,11 @@ func TestSuppressions_showInNoAnswerToWhoMayOnlyWrite(t *testing.T) {
 				}
 			}
 		}
+		made := s.request(http.MethodPost, "/v1/groups/"+group+"revoke/invitations", ada, key...)
+		revoked := s.request(http.MethodPost, made.Header.Get("Location")+"/revoke", "", key...).want(http.StatusOK)
+		s.description().declared(revoked, "/v1/invitations/{id}/revoke")
+		if result, said := revoked.document()["result"]; said != (group == "both") || said && result != "stopped" {
+			t.Errorf("%s revoke: %s", group, revoked.body)
+		}
 	}
 }
