@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/mailcrane/mailcrane/outbox"
 )
@@ -50,9 +51,6 @@ func (in *batchInput) Resolve(ctx huma.Context) (errs []error) {
 	if !utf8.ValidString(in.GroupID) {
 		errs = append(errs, &huma.ErrorDetail{Location: "path.group_id", Message: "is not UTF-8"})
 	}
-	if ctx.Header("Idempotency-Key") != "" {
-		errs = append(errs, &huma.ErrorDetail{Location: "header.Idempotency-Key", Message: "is for one invitation: give each of a batch an idempotency_key"})
-	}
 	return errs
 }
 
@@ -88,9 +86,15 @@ func (s *server) inviteBatch(ctx context.Context, in *batchInput) (*batchOutput,
 	if in.Atomic && len(b.waiting) < len(b.results) {
 		return nil, b.problem()
 	}
-	_, err := detached(ctx, s.pool, func(ctx context.Context, tx beginner) (struct{}, error) {
-		return struct{}{}, b.write(ctx, tx, b.waiting, in.Atomic)
-	})
+	write := func(ctx context.Context, db beginner) (struct{}, error) {
+		return struct{}{}, b.write(ctx, db, b.waiting, in.Atomic)
+	}
+	var err error
+	if tx, ok := ctx.Value(txKey{}).(pgx.Tx); ok {
+		_, err = write(ctx, tx)
+	} else {
+		_, err = detached(ctx, s.pool, write)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -132,13 +136,13 @@ func (b *batch) refuse(place int, errs ...inputError) {
 // write writes the waiting ones in one call. Without those that the database
 // refuses it asks again, unless it is all or nothing. Each round refuses some, and
 // the database lists all that is wrong, so there are rarely more than two.
-func (b *batch) write(ctx context.Context, tx outbox.Tx, waiting []placed, atomic bool) error {
+func (b *batch) write(ctx context.Context, db beginner, waiting []placed, atomic bool) error {
 	for len(waiting) > 0 {
 		invitations := make([]outbox.Invitation, len(waiting))
 		for i, item := range waiting {
 			invitations[i] = item.Invitation
 		}
-		receipts, err := insist(func() ([]outbox.Receipt, error) { return outbox.InviteMany(ctx, tx, invitations) })
+		receipts, err := inviteMany(ctx, db, invitations)
 		if input, ok := errors.AsType[*outbox.InputError](err); ok {
 			if err := b.refuseAll(waiting, input); err != nil {
 				return err
@@ -150,7 +154,7 @@ func (b *batch) write(ctx context.Context, tx outbox.Tx, waiting []placed, atomi
 			continue
 		}
 		if unstorable(err) && !atomic {
-			return b.writeApart(ctx, tx, waiting)
+			return b.writeApart(ctx, db, waiting)
 		}
 		if err != nil {
 			return err
@@ -163,15 +167,30 @@ func (b *batch) write(ctx context.Context, tx outbox.Tx, waiting []placed, atomi
 	return nil
 }
 
+// inviteMany asks the database, which in a transaction must not end that when it
+// refuses.
+func inviteMany(ctx context.Context, db beginner, invitations []outbox.Invitation) ([]outbox.Receipt, error) {
+	return insist(func() (receipts []outbox.Receipt, err error) {
+		if _, inTx := db.(pgx.Tx); !inTx {
+			return outbox.InviteMany(ctx, db, invitations)
+		}
+		err = pgx.BeginFunc(ctx, db, func(savepoint pgx.Tx) error {
+			receipts, err = outbox.InviteMany(ctx, savepoint, invitations)
+			return err
+		})
+		return receipts, err
+	})
+}
+
 // writeApart finds out which of the waiting ones has a value that the database
 // cannot store: of these it says no more.
-func (b *batch) writeApart(ctx context.Context, tx outbox.Tx, waiting []placed) error {
+func (b *batch) writeApart(ctx context.Context, db beginner, waiting []placed) error {
 	if len(waiting) == 1 {
 		b.refuse(waiting[0].place, inputError{"body", unstorableValue})
 		return nil
 	}
 	for half := range slices.Chunk(waiting, (len(waiting)+1)/2) {
-		if err := b.write(ctx, tx, half, false); err != nil {
+		if err := b.write(ctx, db, half, false); err != nil {
 			return err
 		}
 	}

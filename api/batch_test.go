@@ -154,7 +154,7 @@ func TestBatch_whatIsWrongWithTheWhole(t *testing.T) {
 		{"field after", `{"invitations":[` + ada + `],"atomic":true}`, 422, "invalid-input", "body", nil},
 		{"empty list", `{"invitations":[]}`, 422, "invalid-input", "body.invitations", nil},
 		{"too many", many, 422, "invalid-input", "body.invitations", nil},
-		{"key for all", `{"invitations":[` + ada + `]}`, 422, "invalid-input", "header.Idempotency-Key", []string{"Idempotency-Key", "k"}},
+		{"key that is none", `{"invitations":[` + ada + `]}`, 422, "invalid-input", "header.Idempotency-Key", []string{"Idempotency-Key", "k\u200b"}},
 		{"nothing", ``, 400, "malformed-body", "body", nil},
 		{"text", secret, 400, "malformed-body", "body", nil},
 		{"cut off in an item", `{"invitations":[` + ada + `,{"email":"` + secret, 400, "malformed-body", "body", nil},

@@ -15,6 +15,8 @@ type openAPI struct {
 	OpenAPI string `json:"openapi"`
 	Paths   map[string]map[string]struct {
 		OperationID string `json:"operationId"`
+		Description string
+		Parameters  []parameter
 		Security    []map[string][]string
 		RequestBody struct {
 			Content map[string]struct{ Example any }
@@ -27,6 +29,14 @@ type openAPI struct {
 		}
 	}
 	Components struct{ Schemas map[string]schema }
+}
+
+// parameter is one of a request.
+type parameter struct {
+	Name, In string
+	Required bool
+	Schema   schema
+	Example  any
 }
 
 // schema is a JSON schema, as far as the description uses it.

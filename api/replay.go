@@ -31,25 +31,29 @@ type (
 )
 
 // replayable says whether op can be asked for again under an Idempotency-Key. What
-// only looks need not, what reads its own body has keys of its own, if it needs
-// any, and an answer with a secret must not be kept.
+// only looks and what only removes need not, and an answer with a secret must not be
+// kept.
 func replayable(op *huma.Operation) bool {
-	return op.Method == http.MethodPost && strings.HasSuffix(scopeOf(op), ":write") && !readsBody(op) && op.Metadata[secretAnswer] == nil
+	return op.Method == http.MethodPost && strings.HasSuffix(scopeOf(op), ":write") && op.Metadata[secretAnswer] == nil
 }
 
 // secretAnswer marks an operation whose answer has a secret that is stored nowhere.
 const secretAnswer = "secret answer"
 
-// claimOf reads the Idempotency-Key of a request, whose body is in memory.
+// claimOf reads the Idempotency-Key of a request, and the body, which with a key must
+// be in memory. A key that cannot be obeyed is refused: who sends one relies on it.
 func claimOf(op *huma.Operation, w http.ResponseWriter, r *http.Request) (*claim, *problem) {
+	keys := r.Header.Values("Idempotency-Key")
 	key := r.Header.Get("Idempotency-Key")
 	switch {
-	case key == "" || readsBody(op):
+	case len(keys) == 0:
 		return nil, nil
-	case !replayable(op) && op.Metadata[secretAnswer] == nil:
-		return nil, nil
-	case !replayable(op):
+	case op.Metadata[secretAnswer] != nil:
 		return nil, newInputProblem(inputError{"header.Idempotency-Key", "is not for this: the answer has a secret that is not kept, and cannot be given twice"})
+	case isOpen(op) || !replayable(op):
+		return nil, nil
+	case len(keys) > 1 || key == "":
+		return nil, newInputProblem(inputError{"header.Idempotency-Key", "is not one key: it is empty, or there are several"})
 	case !utf8.ValidString(key) || utf8.RuneCountInString(key) > 255:
 		return nil, newInputProblem(inputError{"header.Idempotency-Key", "is not text in UTF-8 of at most 255 characters"})
 	}
@@ -120,9 +124,19 @@ func (s *server) db(ctx context.Context) outbox.Tx {
 	return s.pool
 }
 
-// describeReplay adds the Idempotency-Key to what is published.
+// describeReplay says what an operation makes of an Idempotency-Key.
 func describeReplay(_ *huma.OpenAPI, op *huma.Operation) {
-	if isOpen(op) || !replayable(op) {
+	switch {
+	case isOpen(op) || op.Method == http.MethodGet:
+		return
+	case op.Metadata[secretAnswer] != nil:
+		op.Description += " An Idempotency-Key is refused (422): the answer has a secret, which is not kept and cannot be given twice."
+		return
+	case op.Method == http.MethodDelete:
+		op.Description += " An Idempotency-Key is not looked at: a second request finds nothing (404), and changes nothing."
+		return
+	case !replayable(op):
+		op.Description += " An Idempotency-Key is not looked at: nothing is written."
 		return
 	}
 	op.Parameters = slices.DeleteFunc(op.Parameters, func(p *huma.Param) bool { return p.Name == "Idempotency-Key" })
