@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -56,7 +57,8 @@ func (in *batchInput) Resolve(ctx huma.Context) (errs []error) {
 
 // batchOutput is the answer of [server.inviteBatch].
 type batchOutput struct {
-	Body batchReceipt
+	Location string `header:"Location" example:"/v1/invitations?group_id=42" doc:"Where to see what becomes of the invitations to the group."`
+	Body     batchReceipt
 }
 
 type batchReceipt struct {
@@ -102,7 +104,7 @@ func (s *server) inviteBatch(ctx context.Context, in *batchInput) (*batchOutput,
 	if receipt.Refused == len(b.results) {
 		return nil, b.problem()
 	}
-	return &batchOutput{receipt}, nil
+	return &batchOutput{"/v1/invitations?group_id=" + url.QueryEscape(strings.TrimSpace(in.GroupID)), receipt}, nil
 }
 
 // batch is a request of many invitations, and what becomes of each.

@@ -80,18 +80,16 @@ func messageOperation() huma.Operation {
 
 // releaseOperation describes POST /v1/messages/{id}/release.
 func releaseOperation() huma.Operation {
-	return decideOperation("releaseMessage", "/v1/messages/{id}/release", "Send a held message again",
+	op := changeOperation("releaseMessage", "/v1/messages/{id}/release", "Messages", "Send a held message again",
 		"Its unknown outcomes so far count no longer. The recipient may get a second copy, under the same Message-ID.")
+	op.DefaultStatus = http.StatusAccepted
+	return op
 }
 
 // markSentOperation describes POST /v1/messages/{id}/mark-sent.
 func markSentOperation() huma.Operation {
-	return decideOperation("markMessageSent", "/v1/messages/{id}/mark-sent", "Record that a held message did get through",
+	return changeOperation("markMessageSent", "/v1/messages/{id}/mark-sent", "Messages", "Record that a held message did get through",
 		"For a message whose last outcome is unknown, once somebody has found out. It is not sent again.")
-}
-
-func decideOperation(id, path, summary, description string) huma.Operation {
-	return changeOperation(id, path, "Messages", summary, description)
 }
 
 func acceptOperation() huma.Operation {
@@ -113,9 +111,8 @@ func verifyOperation() huma.Operation {
 }
 
 func tokenOperation(id, path, summary, description string) huma.Operation {
-	op := changeOperation(id, path, "Invitations", summary, description+
+	return changeOperation(id, path, "Invitations", summary, description+
 		" Only tokens that were mailed are good, and only those of the latest mail that the invitation was sent or resent with.")
-	return withBody(op)
 }
 
 func acceptInvitationOperation() huma.Operation {
@@ -142,7 +139,7 @@ func resendOperation() huma.Operation {
 }
 
 func changeAddressOperation() huma.Operation {
-	op := withBody(resendOperation())
+	op := resendOperation()
 	op.OperationID, op.Path = "changeAddress", "/v1/invitations/{id}/change-address"
 	op.Summary = "Mail an invitation to another address"
 	op.Description = "With a new link; those mailed so far become invalid. It counts as mailing it again, and need not wait."
@@ -186,8 +183,10 @@ func enqueueOperation() huma.Operation {
 }
 
 func retryOperation() huma.Operation {
-	return changeOperation("retryMessage", "/v1/messages/{id}/retry", "Messages", "Try a failed message again",
+	op := changeOperation("retryMessage", "/v1/messages/{id}/retry", "Messages", "Try a failed message again",
 		"It is queued for as long as a new one. Whether it may still be sent is looked at as always.")
+	op.DefaultStatus = http.StatusAccepted
+	return op
 }
 
 func attemptsOperation() huma.Operation {
@@ -228,12 +227,13 @@ func importOperation() huma.Operation {
 	return op
 }
 
-// changeOperation describes a POST without a body.
+// changeOperation describes a POST that needs no body. One that is sent all the same
+// is read like any other.
 func changeOperation(id, path, tag, summary, description string) huma.Operation {
 	op := lookOperation(id, path, tag, summary, description)
 	op.Method = http.MethodPost
 	op.Errors = append(op.Errors, http.StatusConflict)
-	return op
+	return withBody(op)
 }
 
 // withBody adds what an operation with a small body can answer.

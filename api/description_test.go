@@ -76,7 +76,7 @@ func TestOpenAPI_listsAllRoutes(t *testing.T) {
 	}
 	slices.Sort(routes)
 	want := []string{
-		"DELETE /v1/suppressions/{address}", "DELETE /v1/webhooks/{id}", "GET /livez", "GET /readyz", "GET /v1/events", "GET /v1/invitations", "GET /v1/invitations/{id}", "GET /v1/keys", "GET /v1/messages", "GET /v1/messages/{id}", "GET /v1/messages/{id}/attempts", "GET /v1/messages/{id}/preview", "GET /v1/suppressions", "GET /v1/templates", "GET /v1/webhooks", "GET /v1/webhooks/{id}", "POST /v1/bounces", "POST /v1/bounces/{provider}", "POST /v1/groups/{group_id}/invitations",
+		"DELETE /v1/suppressions/{address}", "DELETE /v1/webhooks/{id}", "GET /livez", "GET /readyz", "GET /v1/events", "GET /v1/invitations", "GET /v1/invitations/{id}", "GET /v1/keys", "GET /v1/keys/{id}", "GET /v1/messages", "GET /v1/messages/{id}", "GET /v1/messages/{id}/attempts", "GET /v1/messages/{id}/preview", "GET /v1/suppressions", "GET /v1/templates", "GET /v1/webhooks", "GET /v1/webhooks/{id}", "POST /v1/bounces", "POST /v1/bounces/{provider}", "POST /v1/groups/{group_id}/invitations",
 		"POST /v1/groups/{group_id}/invitations/batch",
 		"POST /v1/invitations/accept", "POST /v1/invitations/decline", "POST /v1/invitations/verify",
 		"POST /v1/invitations/{id}/accept", "POST /v1/invitations/{id}/change-address", "POST /v1/invitations/{id}/decline",

@@ -26,6 +26,10 @@ func keysOperation() huma.Operation {
 		"Newest first, a page at a time, with those that are not valid any more. Of a key itself, the answer has the first letters.")
 }
 
+func keyOperation() huma.Operation {
+	return lookOperation("getKey", "/v1/keys/{id}", "Keys", "What may a key do?", "Of the key itself, the answer has the first letters.")
+}
+
 func revokeKeyOperation() huma.Operation {
 	return changeOperation("revokeKey", "/v1/keys/{id}/revoke", "Keys", "Make a key invalid", "At once. A second time changes nothing.")
 }
@@ -40,7 +44,10 @@ type createKeyInput struct {
 	}
 }
 
-type createKeyOutput struct{ Body newKey }
+type createKeyOutput struct {
+	Location string `header:"Location" example:"/v1/keys/01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b21" doc:"Where to see what the key may do."`
+	Body     newKey
+}
 
 type newKey struct {
 	ID  string `json:"id" format:"uuid" example:"01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b21"`
@@ -88,6 +95,7 @@ func (s *server) createKey(ctx context.Context, in *createKeyInput) (*createKeyO
 	if err != nil {
 		return nil, err
 	}
+	out.Location = "/v1/keys/" + out.Body.ID
 	return out, nil
 }
 
@@ -130,6 +138,16 @@ func (s *server) listKeys(ctx context.Context, in *keysInput) (*keysOutput, erro
 	keys, out.Body.Next = cut(keys, in.Limit, func(k outbox.APIKey) string { return k.ID })
 	out.Body.Keys = each(keys, newAPIKey)
 	return out, nil
+}
+
+func (s *server) getKey(ctx context.Context, in *idInput) (*keyOutput, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	k, err := outbox.GetAPIKey(ctx, s.pool, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &keyOutput{Body: newAPIKey(k)}, nil
 }
 
 func (s *server) revokeKey(ctx context.Context, in *idInput) (*keyOutput, error) {

@@ -61,6 +61,7 @@ func (s *server) register(mux *http.ServeMux, version string) *huma.OpenAPI {
 	huma.Register(h, replayWebhookOperation(), handle(s, s.replayWebhook))
 	huma.Register(h, createKeyOperation(), handle(s, s.createKey))
 	huma.Register(h, keysOperation(), handle(s, s.listKeys))
+	huma.Register(h, keyOperation(), handle(s, s.getKey))
 	huma.Register(h, revokeKeyOperation(), handle(s, s.revokeKey))
 	huma.Register(h, healthOperation("livez", "Is the program alive?"), handle(s, s.live))
 	huma.Register(h, healthOperation("readyz", "Would requests and messages get through now?", http.StatusServiceUnavailable), handle(s, s.isReady))

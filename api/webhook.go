@@ -38,16 +38,16 @@ func deleteWebhookOperation() huma.Operation {
 }
 
 func rotateWebhookOperation() huma.Operation {
-	op := lookOperation("rotateWebhook", "/v1/webhooks/{id}/rotate", "Webhooks", "Give a webhook another secret",
-		"For a day, messages are signed with the one before as well.")
+	op := withBody(lookOperation("rotateWebhook", "/v1/webhooks/{id}/rotate", "Webhooks", "Give a webhook another secret",
+		"For a day, messages are signed with the one before as well."))
 	op.Method = http.MethodPost
 	op.Metadata = map[string]any{secretAnswer: true}
 	return op
 }
 
 func enableWebhookOperation() huma.Operation {
-	op := lookOperation("enableWebhook", "/v1/webhooks/{id}/enable", "Webhooks", "Tell a disabled webhook what happens again",
-		"And what has happened meanwhile.")
+	op := withBody(lookOperation("enableWebhook", "/v1/webhooks/{id}/enable", "Webhooks", "Tell a disabled webhook what happens again",
+		"And what has happened meanwhile."))
 	op.Method = http.MethodPost
 	return op
 }
@@ -55,7 +55,7 @@ func enableWebhookOperation() huma.Operation {
 func replayWebhookOperation() huma.Operation {
 	op := withBody(lookOperation("replayWebhook", "/v1/webhooks/{id}/replay", "Webhooks", "Tell a webhook again what has happened",
 		"Since an event, or from the first on. Copies have the same webhook-id."))
-	op.Method = http.MethodPost
+	op.Method, op.DefaultStatus = http.MethodPost, http.StatusAccepted
 	return op
 }
 
@@ -64,6 +64,11 @@ type createWebhookInput struct {
 		URL   string   `json:"url" example:"https://example.com/mailcrane" doc:"Where to POST to."`
 		Types []string `json:"types,omitempty" nullable:"false" maxItems:"50" example:"[\"invitation.*\",\"message.bounced\"]" doc:"What to tell: types of events, or all that begin alike. Default: everything."`
 	}
+}
+
+type createWebhookOutput struct {
+	Location string `header:"Location" example:"/v1/webhooks/01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b21" doc:"Where to see what the webhook is told."`
+	Body     newWebhook
 }
 
 type newWebhookOutput struct{ Body newWebhook }
@@ -80,6 +85,11 @@ type webhooksOutput struct {
 }
 
 type webhookOutput struct{ Body webhook }
+
+type replayOutput struct {
+	Location string `header:"Location" example:"/v1/webhooks/01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b21" doc:"The webhook."`
+	Body     webhook
+}
 
 // webhook is an [outbox.Webhook].
 type webhook struct {
@@ -99,7 +109,7 @@ type replayInput struct {
 	}
 }
 
-func (s *server) createWebhook(ctx context.Context, in *createWebhookInput) (*newWebhookOutput, error) {
+func (s *server) createWebhook(ctx context.Context, in *createWebhookInput) (*createWebhookOutput, error) {
 	if len(s.secret) == 0 {
 		return nil, newProblem(notReady).because("Webhooks need MAILCRANE_SECRET, which makes their secrets. Nothing was written.")
 	}
@@ -109,7 +119,11 @@ func (s *server) createWebhook(ctx context.Context, in *createWebhookInput) (*ne
 	if err != nil {
 		return nil, err
 	}
-	return s.showSecret(ctx, id)
+	shown, err := s.showSecret(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &createWebhookOutput{Location: "/v1/webhooks/" + id, Body: shown.Body}, nil
 }
 
 func (s *server) rotateWebhook(ctx context.Context, in *idInput) (*newWebhookOutput, error) {
@@ -164,14 +178,18 @@ func (s *server) enableWebhook(ctx context.Context, in *idInput) (*webhookOutput
 	return s.getWebhook(ctx, in)
 }
 
-func (s *server) replayWebhook(ctx context.Context, in *replayInput) (*webhookOutput, error) {
+func (s *server) replayWebhook(ctx context.Context, in *replayInput) (*replayOutput, error) {
 	err := s.changeWebhook(ctx, in.ID, func(ctx context.Context, tx outbox.Tx, id string) error {
 		return outbox.ReplayWebhook(ctx, tx, id, in.Body.After)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return s.getWebhook(ctx, &idInput{ID: in.ID})
+	out, err := s.getWebhook(ctx, &idInput{ID: in.ID})
+	if err != nil {
+		return nil, err
+	}
+	return &replayOutput{Location: "/v1/webhooks/" + out.Body.ID, Body: out.Body}, nil
 }
 
 func (s *server) changeWebhook(ctx context.Context, id string, change func(context.Context, outbox.Tx, string) error) error {

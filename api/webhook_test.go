@@ -42,7 +42,7 @@ func TestWebhooks_areMadeChangedAndRemoved(t *testing.T) {
 	if d := s.post(path+"/"+id+"/enable", path+"/{id}/enable", "").want(http.StatusOK).document(); d["disabled_at"] != nil {
 		t.Errorf("%v", d)
 	}
-	s.post(path+"/"+id+"/replay", path+"/{id}/replay", `{}`).want(http.StatusOK)
+	s.post(path+"/"+id+"/replay", path+"/{id}/replay", `{}`).want(http.StatusAccepted)
 	s.post(path+"/"+id+"/replay", path+"/{id}/replay", `{"after":"never"}`).problem(http.StatusUnprocessableEntity, "invalid-input")
 	for _, want := range []int{http.StatusNoContent, http.StatusNotFound} {
 		a := s.request(http.MethodDelete, path+"/"+id, "").want(want)
