@@ -74,7 +74,7 @@ type server struct {
 	ready    func(context.Context) error
 	logger   *slog.Logger
 
-	itemRules itemRules           // of a batch
+	itemRules rules               // of a batch
 	providers map[string]provider // of bounces
 	templates Templates
 	acceptURL string

@@ -111,7 +111,7 @@ func (s *server) inviteBatch(ctx context.Context, in *batchInput) (*batchOutput,
 type batch struct {
 	tenant  string
 	groupID string
-	rules   itemRules
+	rules   rules
 	waiting []placed      // to be written
 	results []batchResult // of all, in the order of the request
 }

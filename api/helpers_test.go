@@ -170,7 +170,8 @@ func (a *answer) errorAt(location string) string {
 	if only["location"] != location {
 		a.t.Errorf("error is at %v, want %s: %s", only["location"], location, a.body)
 	}
-	if rest, inBody := strings.CutPrefix(location, "body"); inBody && !strings.Contains(rest, "[") && only["pointer"] != "#"+strings.ReplaceAll(rest, ".", "/") {
+	rest, inBody := strings.CutPrefix(location, "body")
+	if want := "#" + strings.NewReplacer(".", "/", "[", "/", "]", "").Replace(rest); inBody && !strings.HasPrefix(rest, ".lines[") && only["pointer"] != want {
 		a.t.Errorf("the pointer to %s is %v", location, only["pointer"])
 	}
 	message, _ := only["message"].(string)

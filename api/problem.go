@@ -42,7 +42,7 @@ func (e inputError) MarshalJSON() ([]byte, error) {
 		Pointer  string `json:"pointer,omitempty"`
 		Message  string `json:"message"`
 	}{e.Location, "", e.Message}
-	if rest, inBody := strings.CutPrefix(e.Location, "body"); inBody {
+	if rest, inBody := strings.CutPrefix(e.Location, "body"); inBody && !strings.HasPrefix(rest, ".lines[") { // those of CSV
 		written.Pointer = "#" + strings.NewReplacer(".", "/", "[", "/", "]", "").Replace(rest)
 	}
 	return json.Marshal(written)
@@ -51,7 +51,7 @@ func (e inputError) MarshalJSON() ([]byte, error) {
 // TransformSchema describes what MarshalJSON adds.
 func (inputError) TransformSchema(_ huma.Registry, s *huma.Schema) *huma.Schema {
 	s.Properties["pointer"] = &huma.Schema{
-		Type: huma.TypeString, Description: "Where it is in the body, as a JSON pointer. Missing if it is elsewhere.", Examples: []any{"#/email"},
+		Type: huma.TypeString, Description: "Where it is in the body, as a JSON pointer. Missing if it is elsewhere, or the body is CSV.", Examples: []any{"#/email"},
 	}
 	return s
 }
@@ -207,29 +207,35 @@ func fromInputError(input *outbox.InputError) *problem {
 	return p
 }
 
-// plainLocation is a location whose names are those of fields. Other names came
-// from the client, who may have mixed up names and values.
-var plainLocation = regexp.MustCompile(`^(body|path|query|header)(\.[A-Za-z_-]{1,40})?$`)
-
 // fromHuma rewrites huma's own errors, which repeat the offending value, as
 // problems that do not.
 //
 // It runs as a transformer of one API. Replacing huma.NewError would do the
 // same for the whole process, and so for other code that uses huma.
-func fromHuma(ctx huma.Context, _ string, v any) (any, error) {
-	status, isError := v.(huma.StatusError)
-	if !isError {
-		return v, nil
+func fromHuma(registry huma.Registry) huma.Transformer {
+	return func(ctx huma.Context, _ string, v any) (any, error) {
+		status, isError := v.(huma.StatusError)
+		if !isError {
+			return v, nil
+		}
+		p, ours := v.(*problem)
+		if !ours {
+			p = translate(status, rules{registry, bodyOf(ctx.Operation())})
+		}
+		p.RequestID = requestID(ctx.Context())
+		return p, nil
 	}
-	p, ours := v.(*problem)
-	if !ours {
-		p = translate(status)
-	}
-	p.RequestID = requestID(ctx.Context())
-	return p, nil
 }
 
-func translate(status huma.StatusError) *problem {
+// bodyOf is what a body must be like, or nil.
+func bodyOf(op *huma.Operation) *huma.Schema {
+	if op == nil || op.RequestBody == nil || op.RequestBody.Content["application/json"] == nil {
+		return nil
+	}
+	return op.RequestBody.Content["application/json"].Schema
+}
+
+func translate(status huma.StatusError, body rules) *problem {
 	var p *problem
 	switch status.GetStatus() {
 	case http.StatusBadRequest:
@@ -246,18 +252,62 @@ func translate(status huma.StatusError) *problem {
 		return p
 	}
 	for _, found := range model.Errors {
-		p.Errors = append(p.Errors, plainDetail(found))
+		p.Errors = append(p.Errors, body.detail(found))
 	}
 	return p
 }
 
-// plainDetail is what huma has found, without the value and without names that
-// may be one.
-func plainDetail(found *huma.ErrorDetail) inputError {
-	if !plainLocation.MatchString(found.Location) {
+// rules are what a document is checked against.
+type rules struct {
+	registry huma.Registry
+	schema   *huma.Schema // nil: nothing is known of it
+}
+
+var (
+	// step is a name or an index in what huma says about where something is.
+	step = regexp.MustCompile(`\.[^.\[]*|\[[0-9]+\]`)
+	// plainName is one that is hardly a value.
+	plainName = regexp.MustCompile(`^\.[A-Za-z_-]{1,40}$`)
+)
+
+// detail is what huma has found, without the value, and as near to the place as can be
+// said in names of fields. Another name came from the client, who may have mixed up
+// names and values: only a plain one is repeated, and only where it ends.
+func (r rules) detail(found *huma.ErrorDetail) inputError {
+	end := strings.IndexAny(found.Location+".", ".[")
+	location, rest := found.Location[:end], found.Location[end:]
+	known := map[string]*huma.Schema{"body": r.schema, "path": nil, "query": nil, "header": nil}
+	at, isPlace := known[location]
+	if !isPlace {
 		return inputError{"body", found.Message}
 	}
-	return inputError{found.Location, found.Message}
+	for rest != "" {
+		next := step.FindString(rest)
+		if next == "" || !strings.HasPrefix(rest, next) {
+			break
+		}
+		rest = rest[len(next):]
+		if at = r.below(at, next); at == nil && (rest != "" || !plainName.MatchString(next)) {
+			break
+		}
+		location += next
+	}
+	return inputError{location, found.Message}
+}
+
+// below is the schema of a member of what has the schema s, or nil.
+func (r rules) below(s *huma.Schema, next string) *huma.Schema {
+	for s != nil && s.Ref != "" {
+		s = r.registry.SchemaFromRef(s.Ref)
+	}
+	switch {
+	case s == nil:
+		return nil
+	case next[0] == '[':
+		return s.Items
+	default:
+		return s.Properties[next[1:]]
+	}
 }
 
 // writeProblem answers with p where huma is not involved.

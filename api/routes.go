@@ -100,6 +100,7 @@ func (s *server) problemOf(ctx context.Context, err error) *problem {
 // humaConfig has none of huma's extras: its pages load from elsewhere, and its
 // links to schemas are noise in every answer.
 func humaConfig(version string) huma.Config {
+	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
 	return huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI: "3.1.0",
@@ -122,7 +123,7 @@ func humaConfig(version string) huma.Config {
 				{Name: "Health", Description: "For whoever watches the daemon."},
 			},
 			Components: &huma.Components{
-				Schemas: huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer),
+				Schemas: registry,
 				SecuritySchemes: map[string]*huma.SecurityScheme{"password": {
 					Type:        "http",
 					Scheme:      "basic",
@@ -137,6 +138,6 @@ func humaConfig(version string) huma.Config {
 		},
 		Formats:       map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()}, // "json": application/problem+json
 		DefaultFormat: "application/json",
-		Transformers:  []huma.Transformer{fromHuma},
+		Transformers:  []huma.Transformer{fromHuma(registry)},
 	}
 }

@@ -75,14 +75,9 @@ func brokenDocument(err error) *problem {
 	return p
 }
 
-// itemRules are what huma checks an item against.
-type itemRules struct {
-	registry huma.Registry
-	schema   *huma.Schema
-}
-
-func newItemRules(registry huma.Registry) itemRules {
-	return itemRules{registry, registry.Schema(reflect.TypeFor[batchItem](), true, "")}
+// newItemRules are what huma checks an item against.
+func newItemRules(registry huma.Registry) rules {
+	return rules{registry, registry.Schema(reflect.TypeFor[batchItem](), true, "")}
 }
 
 // take reads an item as the body of a single invitation is read.
@@ -98,7 +93,7 @@ func (b *batch) take(document json.RawMessage) {
 	huma.Validate(b.rules.registry, b.rules.schema, huma.NewPathBuffer([]byte("body"), len("body")), huma.ModeWriteToServer, value, found)
 	for _, err := range found.Errors {
 		if detail, ok := errors.AsType[*huma.ErrorDetail](err); ok {
-			b.refuse(place, plainDetail(detail))
+			b.refuse(place, b.rules.detail(detail))
 		}
 	}
 	if len(found.Errors) > 0 {

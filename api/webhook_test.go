@@ -70,7 +70,7 @@ func TestWebhooks_badInput(t *testing.T) {
 		`{"url":"https://example.com","types":["everything"]}`:          "body.types",
 		`{"url":"https://example.com","types":["invitation."]}`:         "body.types",
 		`{"url":"https://example.com","types":["webhook.sent"]}`:        "body.types",
-		`{"url":"https://example.com","types":[null]}`:                  "body",
+		`{"url":"https://example.com","types":[null]}`:                  "body.types[0]",
 		`{"url":7}`: "body.url",
 	} {
 		a := s.request(http.MethodPost, "/v1/webhooks", body)
