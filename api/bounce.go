@@ -33,7 +33,10 @@ func providerOperation() huma.Operation {
 	op.Security = []map[string][]string{{"token": {"bounces:write"}}, {"password": {}}}
 	op.Metadata = map[string]any{streamedBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 		"application/json": {Schema: &huma.Schema{}, Example: map[string]any{"RecordType": "Bounce", "Type": "HardBounce", "ID": 42, "Email": "ada@example.com"}},
-		"text/plain":       {Schema: &huma.Schema{Type: huma.TypeString, Description: "JSON all the same: SNS says so."}},
+		"text/plain": {
+			Schema:  &huma.Schema{Type: huma.TypeString, Description: "JSON all the same: SNS says so."},
+			Example: `{"RecordType":"Bounce","Type":"HardBounce","ID":42,"Email":"ada@example.com"}`,
+		},
 	}}}
 	return op
 }

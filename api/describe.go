@@ -288,6 +288,9 @@ func describeAnswers(_ *huma.OpenAPI, op *huma.Operation) {
 			response.Headers = map[string]*huma.Param{}
 		}
 		describeHeader(response, "X-Request-Id", "The id of this request, as sent or else made here.")
+		if location := response.Headers["Location"]; location != nil {
+			location.Required = true
+		}
 		code, _ := strconv.Atoi(status)
 		switch code {
 		case http.StatusUnauthorized:

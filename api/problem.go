@@ -207,6 +207,15 @@ func fromInputError(input *outbox.InputError) *problem {
 	return p
 }
 
+// inBody is fromInputError for an operation all of whose fields are in its body.
+func inBody(input *outbox.InputError) *problem {
+	p := newInputProblem()
+	for _, found := range input.Problems {
+		p.Errors = append(p.Errors, inputError{"body." + found.Field, found.Problem})
+	}
+	return p
+}
+
 // fromHuma rewrites huma's own errors, which repeat the offending value, as
 // problems that do not.
 //

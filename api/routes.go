@@ -134,7 +134,7 @@ func humaConfig(version string) huma.Config {
 					Description: "A key, mc_live_… or mc_test_…, which sees one tenant and may do what its scopes say; or the value of MAILCRANE_API_TOKEN, which is the operator's. A daemon without that takes programs on its own machine for the operator.",
 				}},
 			},
-			OnAddOperation: []huma.AddOpFunc{describeScope, describeBody, describeAnswers, describeReplay},
+			OnAddOperation: []huma.AddOpFunc{describeScope, describeBody, describeAnswers, describeReplay, describeExamples},
 		},
 		Formats:       map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()}, // "json": application/problem+json
 		DefaultFormat: "application/json",

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"time"
 
@@ -99,7 +100,7 @@ type webhook struct {
 	CreatedAt       time.Time `json:"created_at" example:"2030-01-31T09:00:00.123456Z"`
 	RotatedAt       time.Time `json:"rotated_at,omitzero" example:"2030-02-01T09:00:00.123456Z" doc:"When it got another secret."`
 	DisabledAt      time.Time `json:"disabled_at,omitzero" example:"2030-02-02T09:00:00.123456Z" doc:"Since when it is told nothing. Missing: it is."`
-	DisabledBecause string    `json:"disabled_because,omitempty" example:"it answered 410 Gone"`
+	DisabledBecause string    `json:"disabled_because,omitempty" doc:"Such as: it answered 410 Gone."`
 }
 
 type replayInput struct {
@@ -182,6 +183,9 @@ func (s *server) replayWebhook(ctx context.Context, in *replayInput) (*replayOut
 	err := s.changeWebhook(ctx, in.ID, func(ctx context.Context, tx outbox.Tx, id string) error {
 		return outbox.ReplayWebhook(ctx, tx, id, in.Body.After)
 	})
+	if input, ok := errors.AsType[*outbox.InputError](err); ok {
+		return nil, inBody(input)
+	}
 	if err != nil {
 		return nil, err
 	}
