@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed"
@@ -89,20 +90,26 @@ func (p *joinPage) answer(w http.ResponseWriter, r *http.Request) {
 	record, err := commit(r.Context(), p.pool, func(ctx context.Context, tx outbox.Tx) (outbox.InvitationRecord, error) {
 		return finish(ctx, tx, r.PathValue("token"))
 	})
-	if _, over := errors.AsType[*outbox.StatusError](err); over {
-		p.show(w, r)
-		return
+	if over, ok := errors.AsType[*outbox.StatusError](err); ok {
+		if over.Status != "accepted" || next == "" {
+			p.show(w, r)
+			return
+		}
+		// The button was pressed twice, and the browser shows the second answer only.
+		record, err = outbox.Verify(r.Context(), p.pool, r.PathValue("token"))
 	}
 	if err != nil {
 		p.fail(w, r, err)
 		return
 	}
-	if next == "" {
-		next = r.URL.EscapedPath()
-	}
 	p.headers(w)
-	w.Header().Set("Location", strings.ReplaceAll(next, "{id}", record.ID))
+	w.Header().Set("Location", cmp.Or(leadsTo(next, record), "./"+url.PathEscape(r.PathValue("token")))) // relative: a proxy may have cut the path
 	w.WriteHeader(http.StatusSeeOther)
+}
+
+// leadsTo is next for one invitation.
+func leadsTo(next string, record outbox.InvitationRecord) string {
+	return strings.ReplaceAll(next, "{id}", record.ID)
 }
 
 func (p *joinPage) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -128,11 +135,14 @@ func (p *joinPage) write(w http.ResponseWriter, code int, words joinWords, statu
 	p.headers(w)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(code)
-	said := words.said[status]
+	said, next := words.said[status], ""
+	if status == "accepted" && p.next != "" {
+		said, next = said[:1], leadsTo(p.next, record)
+	}
 	_ = p.page.Execute(w, map[string]any{ // the client is gone, and nobody is left to tell
 		"Lang": words.lang, "Title": said[0], "Text": said[1:],
 		"Group": record.GroupName, "Inviter": record.InviterName, "By": words.by,
-		"Asks": status == "pending", "Accept": words.accept, "Decline": words.decline,
+		"Asks": status == "pending", "Accept": words.accept, "Decline": words.decline, "Next": next, "GoOn": words.goOn,
 	})
 }
 
@@ -148,8 +158,8 @@ func standing(record outbox.InvitationRecord) string {
 // joinWords are what the page says in a language: for each status a title, and what
 // there is to say besides.
 type joinWords struct {
-	lang, by, accept, decline string
-	said                      map[string][]string
+	lang, by, accept, decline, goOn string
+	said                            map[string][]string
 }
 
 // wordsFor finds the words for a language tag, or a list of them such as browsers
@@ -168,7 +178,7 @@ func wordsFor(languages string) joinWords {
 
 func english() joinWords {
 	return joinWords{
-		lang: "en", by: "Invited by", accept: "Accept", decline: "Decline",
+		lang: "en", by: "Invited by", accept: "Accept", decline: "Decline", goOn: "Go on",
 		said: map[string][]string{
 			"pending":  {"You are invited"},
 			"accepted": {"You have accepted the invitation", "You can close this page."},
@@ -184,7 +194,7 @@ func english() joinWords {
 
 func german() joinWords {
 	return joinWords{
-		lang: "de", by: "Eingeladen von", accept: "Annehmen", decline: "Ablehnen",
+		lang: "de", by: "Eingeladen von", accept: "Annehmen", decline: "Ablehnen", goOn: "Weiter",
 		said: map[string][]string{
 			"pending":  {"Sie sind eingeladen"},
 			"accepted": {"Sie haben die Einladung angenommen", "Sie können diese Seite schließen."},

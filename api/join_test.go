@@ -3,6 +3,7 @@ package api_test
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"strings"
@@ -74,7 +75,7 @@ func TestJoin_acceptsByPOSTOnly(t *testing.T) {
 				t.Fatalf("the invitation is %s", got)
 			}
 			a := s.answerPage(path, word).want(http.StatusSeeOther)
-			if a.Header.Get("Location") != path || a.Header.Get("Referrer-Policy") != "no-referrer" {
+			if a.leadsTo() != s.URL+path || a.Header.Get("Referrer-Policy") != "no-referrer" {
 				t.Errorf("leads to %q", a.Header.Get("Location"))
 			}
 			if got := s.invitationStatus(); got != status {
@@ -174,11 +175,45 @@ func TestJoin_leadsOn(t *testing.T) {
 	if policy := s.get(path).Header.Get("Content-Security-Policy"); !strings.Contains(policy, "form-action 'self' https://app.example.com;") {
 		t.Errorf("policy is %q", policy)
 	}
-	if next := s.answerPage(path, "accept").want(http.StatusSeeOther).Header.Get("Location"); next != "https://app.example.com/welcome?invitation="+m.id {
-		t.Errorf("leads to %q", next)
+	next := "https://app.example.com/welcome?invitation=" + m.id
+	for _, click := range []string{"first", "second"} {
+		if got := s.answerPage(path, "accept").want(http.StatusSeeOther).leadsTo(); got != next {
+			t.Errorf("the %s click leads to %q", click, got)
+		}
+	}
+	s.get(path).want(http.StatusOK).sayings("You have accepted", `<a href="`+next+`">Go on</a>`) // so does the link in the mail, once more
+	if page := s.answerPage(path, "decline").want(http.StatusOK); page.Header.Get("Location") != "" {
+		t.Errorf("who has accepted declines: %s", page.body)
 	}
 	if _, err := api.New(api.Config{Pool: s.pool, Join: true, JoinNext: "nowhere"}); err == nil {
 		t.Error("a place that is none is taken")
+	}
+}
+
+// leadsTo is where a browser goes that gets a.
+func (a *answer) leadsTo() string {
+	a.t.Helper()
+	location, err := a.Location()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return location.String()
+}
+
+// A proxy in front may have the daemon below a path, and cut that off.
+func TestJoin_leadsOnBelowAPath(t *testing.T) {
+	t.Parallel()
+	s := start(t, withJoin)
+	_, path := s.joinable(ada)
+	outside := httptest.NewServer(http.StripPrefix("/mail", s.Config.Handler))
+	t.Cleanup(outside.Close)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, outside.URL+"/mail"+path, strings.NewReader("answer=accept"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if got := s.do(r).want(http.StatusSeeOther).leadsTo(); got != outside.URL+"/mail"+path {
+		t.Errorf("leads to %q", got)
 	}
 }
 

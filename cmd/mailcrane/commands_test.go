@@ -15,9 +15,9 @@ import (
 )
 
 // startDev runs `mailcrane dev` and gives the addresses that its welcome names.
-func startDev(t *testing.T) (dev *program, base, databaseURL string) {
+func startDev(t *testing.T, flags ...string) (dev *program, base, databaseURL string) {
 	t.Helper()
-	dev = startProgram(t, nil, "dev", "--ephemeral", "--listen", "127.0.0.1:0")
+	dev = startProgram(t, nil, append([]string{"dev", "--ephemeral", "--listen", "127.0.0.1:0"}, flags...)...)
 	dev.says(t, "curl --json")
 	for line := range strings.Lines(dev.log.String()) {
 		fields := strings.Fields(line)

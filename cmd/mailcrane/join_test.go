@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -23,7 +26,11 @@ func TestDev_anInvitationCanBeAcceptedInABrowser(t *testing.T) {
 		}
 		t.Skip("no Chromium on this machine: apt-get install chromium")
 	}
-	_, base, databaseURL := startDev(t)
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(w, "<!doctype html><title>app</title><h1>Welcome %s</h1>", r.URL.Query().Get("invitation")) // the browser is gone
+	}))
+	t.Cleanup(app.Close)
+	_, base, databaseURL := startDev(t, "--accepted-url", app.URL+"/welcome?invitation={id}")
 	pool, err := pgxpool.New(t.Context(), databaseURL)
 	if err != nil {
 		t.Fatal(err)
@@ -77,8 +84,21 @@ func TestDev_anInvitationCanBeAcceptedInABrowser(t *testing.T) {
 	if _, err := chromedp.Run(ctx, chromedp.Click(chromedp.CSS(`button[value="accept"]`))); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, func() bool { return title() == "You have accepted the invitation" }, "the page that says so")
+	welcome := "Welcome " + receipt.InvitationID
+	waitFor(t, func() bool { return title() == welcome }, "the page of the application")
 	if record, err := outbox.GetInvitation(t.Context(), pool, receipt.InvitationID); err != nil || record.Status != "accepted" {
 		t.Errorf("the invitation is %s, %v", record.Status, err)
 	}
+
+	// The link in the mail leads there as well, with one more click.
+	if _, err := chromedp.Run(ctx, chromedp.Navigate(link)); err != nil {
+		t.Fatal(err)
+	}
+	if got := title(); got != "You have accepted the invitation" {
+		t.Errorf("the page says %q", got)
+	}
+	if _, err := chromedp.Run(ctx, chromedp.Click(chromedp.CSS("main a"))); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return title() == welcome }, "the page of the application, by way of the link")
 }

@@ -55,6 +55,40 @@ func TestServe_sendsWhileAllRequestsWaitForALock(t *testing.T) {
 	}
 }
 
+// A request does not wait for a lock as long as that lasts: it is told so, and what it
+// has asked for is not carried out behind its back.
+func TestServe_requestsDoNotWaitForLocksForEver(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	invite(t, tx, "locked@example.com")
+	address := freeAddress(t)
+	startDaemon(t, settingsFor(pool, mailbox.Start(t, mailbox.Config{}), "MAILCRANE_LISTEN="+address))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+"/v1/groups/42/invitations", strings.NewReader(`{"email":"locked@example.com"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close() //nolint:errcheck // it was only read
+	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" {
+		t.Errorf("the answer is %s", response.Status)
+	}
+	var waiting int
+	err = pool.QueryRow(t.Context(), `
+		SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'mailcrane' AND wait_event_type = 'Lock'`).Scan(&waiting)
+	if err != nil || waiting != 0 {
+		t.Errorf("%d connections wait for the lock still, %v", waiting, err)
+	}
+}
+
 // freeAddress is one that nobody listens on.
 func freeAddress(t *testing.T) string {
 	t.Helper()

@@ -78,7 +78,7 @@ type daemon struct {
 // until ctx ends or one fails, and takes them down in reverse.
 func (d daemon) serve(ctx context.Context) (err error) {
 	collectLess()
-	pool, err := d.connect(ctx, relayConnections)
+	pool, err := d.connect(ctx, relayConnections, 0)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (d daemon) serve(ctx context.Context) (err error) {
 		ready = func(context.Context) error { return relay.Ready() }
 	}
 	if d.api {
-		pool, err := d.connect(ctx, apiConnections)
+		pool, err := d.connect(ctx, apiConnections, apiLockTimeout)
 		if err != nil {
 			return err
 		}
@@ -130,6 +130,10 @@ const (
 	apiConnections   = 10
 )
 
+// apiLockTimeout is how long a request waits for what somebody has locked, and keeps a
+// connection from the others: a little less than its answer takes at most.
+const apiLockTimeout = 8 * time.Second
+
 // collectLess lets the heap grow threefold before it is collected. Little of it is
 // in use at any time, so that costs a few megabytes.
 func collectLess() {
@@ -138,8 +142,9 @@ func collectLess() {
 	}
 }
 
-// connect opens the database and refuses one with another schema than ours.
-func (d daemon) connect(ctx context.Context, connections int32) (*pgxpool.Pool, error) {
+// connect opens the database and refuses one with another schema than ours. A
+// lockTimeout of 0 is the server's.
+func (d daemon) connect(ctx context.Context, connections int32, lockTimeout time.Duration) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(d.DatabaseURL)
 	if err != nil {
 		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL")
@@ -154,6 +159,9 @@ func (d daemon) connect(ctx context.Context, connections int32) (*pgxpool.Pool, 
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		// Whatever the server's default is: what we have promised must be on disk.
 		_, err := conn.Exec(ctx, `SET synchronous_commit = 'on'`)
+		if lockTimeout > 0 && !d.PollOnly && err == nil { // a pooler would pass it on to others
+			_, err = conn.Exec(ctx, fmt.Sprintf(`SET lock_timeout = %d`, lockTimeout.Milliseconds()))
+		}
 		return err
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
