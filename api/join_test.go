@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/mailcrane/mailcrane/api"
+	"github.com/mailcrane/mailcrane/outbox/outboxtest"
 )
 
 func withJoin(c *api.Config) { c.Join, c.Token = true, token }
@@ -220,12 +221,16 @@ func TestJoin_leadsOnBelowAPath(t *testing.T) {
 // Of many answers at once, one counts.
 func TestJoin_manyAnswersAtOnce(t *testing.T) {
 	t.Parallel()
-	s := start(t, withJoin)
+	pool := outboxtest.Database(t)
+	s := start(t, func(c *api.Config) {
+		withJoin(c)
+		c.Pool = outboxtest.Connections(t, pool, 64) // the relay has some as well
+	})
 	_, path := s.joinable(ada)
 	answers := make(chan int, 50)
-	for i := range 50 {
-		go func() { answers <- s.answerPage(path, []string{"accept", "decline"}[i%2]).StatusCode }()
-	}
+	outboxtest.AtOnce(t, pool, `SELECT FROM mailcrane.invitation FOR UPDATE`, 50, func(i int) {
+		answers <- s.answerPage(path, []string{"accept", "decline"}[i%2]).StatusCode
+	})
 	counts := map[int]int{}
 	for range 50 {
 		counts[<-answers]++

@@ -317,7 +317,7 @@ func TestKeys_ofTestsReachNoRelay(t *testing.T) {
 	}
 	s.finished(s.request(http.MethodPost, "/v1/groups/2/invitations", ada, live...).want(http.StatusAccepted).Header.Get("Location"))
 	for group := range 2 {
-		s.request(http.MethodPost, fmt.Sprintf("/v1/groups/%d/invitations", 10+group), ada, test...).want(http.StatusAccepted)
+		s.finished(s.request(http.MethodPost, fmt.Sprintf("/v1/groups/%d/invitations", 10+group), ada, test...).want(http.StatusAccepted).Header.Get("Location"))
 	}
 	if got := hop.count(); got != 3 {
 		t.Errorf("the relay has got %d messages instead of the three that are not tests", got)

@@ -5,12 +5,12 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/mailcrane/mailcrane/api"
 	"github.com/mailcrane/mailcrane/outbox"
+	"github.com/mailcrane/mailcrane/outbox/outboxtest"
 )
 
 // Whatever writes gives the first answer again, and writes once.
@@ -154,14 +154,12 @@ func TestReplay_everyOperationSaysWhatItMakesOfAKey(t *testing.T) {
 
 func TestReplay_twinsWaitForEachOther(t *testing.T) {
 	t.Parallel()
-	s := start(t, nil)
-	const twins = 20
-	answers := make([]*answer, twins)
-	var all sync.WaitGroup
-	for i := range twins {
-		all.Go(func() { answers[i] = s.invite(ada, "Idempotency-Key", "k") })
-	}
-	all.Wait()
+	pool := outboxtest.Database(t)
+	s := start(t, func(c *api.Config) { c.Pool = outboxtest.Connections(t, pool, 50) })
+	answers := make([]*answer, 50)
+	outboxtest.AtOnce(t, pool, `LOCK TABLE mailcrane.request IN EXCLUSIVE MODE`, len(answers), func(i int) {
+		answers[i] = s.invite(ada, "Idempotency-Key", "k")
+	})
 	first := 0
 	for _, a := range answers {
 		a.want(http.StatusAccepted)

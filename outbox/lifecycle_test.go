@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -49,12 +48,9 @@ func TestAccept_succeedsOnceOfFiftyAtATime(t *testing.T) {
 	pool, h := outboxtest.Database(t), &hop{}
 	startRelay(t, pool, h)
 	m := mail(t, pool, h, outbox.Invitation{GroupID: "g", Email: "ada@example.com"})
-	var group sync.WaitGroup
+	wide := outboxtest.Connections(t, pool, 50)
 	errs := make([]error, 50)
-	for i := range errs {
-		group.Go(func() { _, errs[i] = outbox.Accept(t.Context(), pool, m.token) })
-	}
-	group.Wait()
+	outboxtest.AtOnce(t, pool, `SELECT FROM mailcrane.invitation FOR UPDATE`, len(errs), func(i int) { _, errs[i] = outbox.Accept(t.Context(), wide, m.token) })
 	accepted := 0
 	for _, err := range errs {
 		status, refused := errors.AsType[*outbox.StatusError](err)
@@ -164,21 +160,32 @@ func TestAcceptInvitation_worksWithoutAToken(t *testing.T) {
 	requireFindings(t, pool)
 }
 
+// One at a time and in batches, with a key and without.
 func TestInvite_givesOneRowOfFiftyAtATime(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
+	wide := outboxtest.Connections(t, pool, 50)
 	ids := make([]string, 50)
-	var group sync.WaitGroup
-	for i := range ids {
-		group.Go(func() {
-			receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: "g", Email: "ada@example.com"})
-			if err != nil {
-				t.Error(err)
+	outboxtest.AtOnce(t, pool, `LOCK TABLE mailcrane.invitation IN EXCLUSIVE MODE`, len(ids), func(i int) {
+		inv := outbox.Invitation{GroupID: "g", Email: "ada@example.com", IdempotencyKey: []string{"", "k"}[i/2%2]}
+		invite := func() (string, error) {
+			receipt, err := outbox.Invite(t.Context(), wide, inv)
+			return receipt.InvitationID, err
+		}
+		if i%2 == 0 {
+			invite = func() (string, error) {
+				receipts, err := outbox.InviteMany(t.Context(), wide, []outbox.Invitation{inv})
+				if err != nil {
+					return "", err
+				}
+				return receipts[0].InvitationID, nil
 			}
-			ids[i] = receipt.InvitationID
-		})
-	}
-	group.Wait()
+		}
+		var err error
+		if ids[i], err = invite(); err != nil {
+			t.Error(err)
+		}
+	})
 	for _, id := range ids {
 		if id != ids[0] {
 			t.Errorf("%s and %s", ids[0], id)

@@ -203,23 +203,20 @@ func TestInviteMany_answersInOrder(t *testing.T) {
 func TestInvite_fiftyAtOnceWriteOneInvitation(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
+	wide := outboxtest.Connections(t, pool, 50)
 	var mu sync.Mutex
 	results := map[outbox.Result]int{}
 	ids := map[string]bool{}
-	var group sync.WaitGroup
-	for range 50 {
-		group.Go(func() {
-			receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: "g", Email: "ada@example.com"})
-			if err != nil {
-				t.Error(err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			results[receipt.Result]++
-			ids[receipt.MessageID] = true
-		})
-	}
-	group.Wait()
+	outboxtest.AtOnce(t, pool, `LOCK TABLE mailcrane.invitation IN EXCLUSIVE MODE`, 50, func(int) {
+		receipt, err := outbox.Invite(t.Context(), wide, outbox.Invitation{GroupID: "g", Email: "ada@example.com"})
+		if err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		results[receipt.Result]++
+		ids[receipt.MessageID] = true
+	})
 	if results[outbox.Created] != 1 || results[outbox.Existing] != 49 || len(ids) != 1 {
 		t.Errorf("results %v, messages %v", results, ids)
 	}
