@@ -1,12 +1,15 @@
 package outbox_test
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	netmail "net/mail"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/mailcrane/mailcrane/outbox"
 	"github.com/mailcrane/mailcrane/outbox/outboxtest"
@@ -47,24 +50,48 @@ func FuzzAddress(f *testing.F) {
 	})
 }
 
-// Whatever somebody presents as a token is no error of ours, and good for nothing.
+var errGood = errors.New("the token is good")
+
+// Whatever somebody presents as a token is no error of ours, and good for nothing, but
+// for the very one that was mailed.
 func FuzzToken(f *testing.F) {
 	pool := outboxtest.Database(f)
 	receipt, err := outbox.Invite(f.Context(), pool, outbox.Invitation{GroupID: "g", Email: "ada@example.com"})
 	if err != nil {
 		f.Fatal(err)
 	}
-	link, _ := outbox.AcceptLink("{token}", []byte("another secret"), receipt.InvitationID, 1)
-	for _, token := range []string{link, link[:42], link + "A", link + "=", strings.Repeat("A", 43), strings.Repeat("-", 43), strings.Repeat("_", 43), "", "\u00e9", receipt.InvitationID} {
+	made := func(secret string, generation int) (token string, hash []byte) {
+		return outbox.AcceptLink("{token}", []byte(secret), receipt.InvitationID, generation)
+	}
+	mailed, hash := made("0123456789abcdef0123456789abcdef", 1)
+	exec(f, pool, `
+		INSERT INTO mailcrane.attempt (message_id, number, job_id, instance_id, token_hash, outcome, was_unknown, finished_at)
+		SELECT id, 1, job_id, mailcrane.uuid_v7(), $1, 'accepted', false, now() FROM mailcrane.message`, hash)
+	foreign, _ := made("another secret", 1)
+	older, _ := made("0123456789abcdef0123456789abcdef", 0)
+	for _, token := range []string{
+		mailed, foreign, older, strings.Repeat("A", 43), strings.Repeat("-", 43), strings.Repeat("_", 43), "", "\u00e9", receipt.InvitationID,
+		mailed[:42], mailed + "A", mailed + "=", " " + mailed, mailed + "\n", mailed + "\x00", strings.ToUpper(mailed), strings.ToLower(mailed),
+		mailed[:42] + string(mailed[42]+1), // may well be the same bytes: the last two bits say nothing
+		strings.NewReplacer("-", "+", "_", "/").Replace(mailed) + "=",
+	} {
 		f.Add(token)
 	}
 	f.Fuzz(func(t *testing.T, token string) {
-		for what, use := range map[string]func() error{
-			"verify":  func() error { _, err := outbox.Verify(t.Context(), pool, token); return err },
-			"accept":  func() error { _, err := outbox.Accept(t.Context(), pool, token); return err },
-			"decline": func() error { _, err := outbox.Decline(t.Context(), pool, token); return err },
+		for what, use := range map[string]func(context.Context, outbox.Tx, string) (outbox.InvitationRecord, error){
+			"verify": outbox.Verify, "accept": outbox.Accept, "decline": outbox.Decline,
 		} {
-			if err := use(); !errors.Is(err, outbox.ErrInvalidToken) {
+			err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+				record, err := use(t.Context(), tx, token)
+				if err == nil && record.ID != receipt.InvitationID {
+					t.Errorf("%s %q: it is for %s", what, token, record.ID)
+				}
+				if err == nil {
+					err = errGood // and rolled back
+				}
+				return err
+			})
+			if token == mailed && !errors.Is(err, errGood) || token != mailed && !errors.Is(err, outbox.ErrInvalidToken) {
 				t.Errorf("%s %q: %v", what, token, err)
 			}
 		}
