@@ -181,8 +181,8 @@ func TestContract_examplesSucceed(t *testing.T) {
 		want := c.wanted(t)
 		variants := []func(*call) string{func(*call) string { return "" }}
 		for _, p := range c.Parameters {
-			switch {
-			case p.In == "query":
+			switch p.In {
+			case "query":
 				for _, value := range append(append(slices.Clone(p.Schema.Examples), p.Schema.Enum...), p.Schema.Default) {
 					if value == nil {
 						continue
@@ -195,7 +195,7 @@ func TestContract_examplesSucceed(t *testing.T) {
 				if p.Schema.Type == "boolean" {
 					variants = append(variants, func(*call) string { return "?" + p.Name + "=true" })
 				}
-			case p.In == "header":
+			case "header":
 				variants = append(variants, func(c *call) string {
 					c.header = []string{p.Name, fmt.Sprint(p.Example, " of ", c.OperationID)}
 					return ""

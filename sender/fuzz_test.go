@@ -19,7 +19,7 @@ func FuzzTemplateData(f *testing.F) {
 	templates := embeddedTemplates(f)
 	for _, text := range []string{
 		"Ada", "<script>alert(1)</script>", `"><a href="https://evil.example">`, "javascript:alert(1)", "https://evil.example/", "' onmouseover='x", "{{.link}}", "<!--", "]]>", "</title>",
-		"\u202e\u0000\ufeff", "&lt;a&gt;", "</p></body>", "<base href=//evil.example>", "<a\nhref=x>", "\xff",
+		"\u202e\u0000\ufeff", "&lt;a&gt;", "</p></body>", "<base href=//evil.example>", "<a\nhref=x>", "\xff", "https://example.com/%41%zz%", "httpsx://a", "//evil.example",
 	} {
 		f.Add(text, text, "https://example.com/join?a=1&b="+text)
 		f.Add("Club", "Ada", text)
