@@ -31,7 +31,8 @@ func keyOperation() huma.Operation {
 }
 
 func revokeKeyOperation() huma.Operation {
-	return changeOperation("revokeKey", "/v1/keys/{id}/revoke", "Keys", "Make a key invalid", "At once. A second time changes nothing.")
+	return changeOperation("revokeKey", "/v1/keys/{id}/revoke", "Keys", "Make a key invalid",
+		"At once. A second time changes nothing. Keys that it has made stay valid: revoke those as well.")
 }
 
 type createKeyInput struct {

@@ -144,7 +144,7 @@ func describeReplay(_ *huma.OpenAPI, op *huma.Operation) {
 	op.Parameters = append(op.Parameters, &huma.Param{
 		Name: "Idempotency-Key", In: "header", Schema: &huma.Schema{Type: huma.TypeString, MaxLength: &longest}, Example: "0198-5f3e",
 		Description: "A second request with the same key, within a day, gets the first one's answer, and writes nothing. " +
-			"The same key with another request is refused.",
+			"While the first is at work, the second waits. The same key with another request is refused.",
 	})
 	for status, response := range op.Responses {
 		if status < "300" {
