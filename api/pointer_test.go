@@ -29,7 +29,7 @@ func TestProblem_pointsIntoWhatIsNested(t *testing.T) {
 		{"/v1/bounces", `{"bounces":[{"kind":"hard","a/b~c":7}]}`, []string{"#/bounces/0"}},
 		{"/v1/keys", `{"name":"a","scopes":["messages:read",7,null]}`, []string{"#/scopes/1", "#/scopes/2"}},
 		{"/v1/webhooks", `{"url":"https://example.com","types":[["a"]]}`, []string{"#/types/0"}},
-		{"/v1/groups/42/invitations", `{"email":"ada@example.com","remind_after":[60,"soon"]}`, []string{"#/remind_after/1"}},
+		{"/v1/groups/42/invitations", `{"email":"ada@example.com","remind_after":[3600,"soon"]}`, []string{"#/remind_after/1"}},
 		{"/v1/groups/42/invitations/batch?atomic=true", `{"invitations":[` + ada + `,{"email":7,"remind_after":[0]}]}`, []string{"#/invitations/1/email", "#/invitations/1/remind_after/0"}},
 		{"/v1/groups/42/invitations", `{"email":7,"www.` + secret + `":1}`, []string{"#", "#/email"}},
 		{"/v1/messages", `[]`, []string{"#"}},
