@@ -107,11 +107,6 @@ BEGIN
             RETURN NEXT;
             CONTINUE;
         END IF;
-        IF given.address ~ '@.*xn--' AND octet_length(about.recipient) > length(about.recipient)
-            AND lower(split_part(given.address, '@', 1)) = lower(split_part(about.recipient, '@', 1))
-        THEN
-            given.address := about.recipient;  -- as it was written, not as it went over the wire (IDNA)
-        END IF;
         IF report_bounces.tenant IS NOT NULL OR about.id IS NOT NULL THEN
             whose := ARRAY[coalesce(report_bounces.tenant, about.tenant)];
         ELSE
