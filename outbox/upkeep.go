@@ -190,7 +190,33 @@ func (r *Relay) tellWebhooks(ctx context.Context) {
 	if r.Senders[WebhookChannel] == nil {
 		return
 	}
-	every(ctx, time.Second, func() { r.tend(ctx, "tell webhooks", `SELECT mailcrane.send_events($1)`) })
+	every(ctx, time.Second, func() {
+		for more := true; more && !r.instance.copied(); {
+			more = r.tellEach(ctx)
+		}
+	})
+}
+
+// tellEach writes messages for each webhook in a transaction of its own, so that
+// none waits for what another has missed, or what goes wrong with it. It says
+// whether there is more.
+func (r *Relay) tellEach(ctx context.Context) (more bool) {
+	ids, err := query(ctx, r.Pool, pgx.RowTo[string], `SELECT id::text FROM mailcrane.webhooks_behind() AS id`)
+	if err != nil {
+		if ctx.Err() == nil {
+			r.Logger.Error("tell webhooks failed", "error", err)
+		}
+		return false
+	}
+	for _, id := range ids {
+		var events int
+		err := r.Pool.QueryRow(ctx, `SELECT mailcrane.tell_webhook($1, $2)`, id, mostAtOnce).Scan(&events)
+		if err != nil && ctx.Err() == nil {
+			r.Logger.Error("tell webhook failed", "webhook_id", id, "error", err)
+		}
+		more = more || events >= mostAtOnce
+	}
+	return more && ctx.Err() == nil
 }
 
 // shareQueue sees to it that who has much in the queue does not keep others waiting.

@@ -26,6 +26,7 @@ type Webhook struct {
 	CreatedAt       time.Time  `json:"created_at"`
 	DisabledAt      *time.Time `json:"disabled_at"` // nil: it is not
 	DisabledBecause string     `json:"disabled_because"`
+	MissedAt        *time.Time `json:"missed_at"` // when events were deleted that it had not been told of; nil: never
 }
 
 // WebhookOverlap is how long the secret before the present one is good.

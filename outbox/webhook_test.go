@@ -1,0 +1,143 @@
+package outbox_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/mailcrane/mailcrane/outbox"
+	"github.com/mailcrane/mailcrane/outbox/outboxtest"
+)
+
+// startTelling runs a relay that tells webhooks by way of a sender.
+func startTelling(t *testing.T, pool *pgxpool.Pool, sender outbox.Sender, change ...func(*outbox.RelayConfig)) {
+	t.Helper()
+	startRelay(t, pool, &hop{}, append(change, func(c *outbox.RelayConfig) { c.Senders[outbox.WebhookChannel] = sender })...)
+}
+
+func createWebhook(t *testing.T, pool *pgxpool.Pool, tenant string, types ...string) string {
+	t.Helper()
+	id, err := outbox.CreateWebhook(t.Context(), pool, tenant, "https://example.com/hook", types...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// groupsTold are those of the events that a webhook was told of, in the order of names.
+func groupsTold(h *hop, webhook string) []string {
+	var groups []string
+	for _, m := range h.all() {
+		if m.Recipient == webhook {
+			groups = append(groups, m.Data["data"].(map[string]any)["group_id"].(string))
+		}
+	}
+	slices.Sort(groups)
+	return groups
+}
+
+// What goes wrong with one webhook is none of the others' business.
+func TestWebhooks_oneDoesNotHinderTheOthers(t *testing.T) {
+	t.Parallel()
+	pool, h, alarm := outboxtest.Database(t), &hop{}, newAlarm("tell webhook failed")
+	first, bad, last := createWebhook(t, pool, ""), createWebhook(t, pool, ""), createWebhook(t, pool, "")
+	exec(t, pool, fmt.Sprintf(`ALTER TABLE mailcrane.message ADD CHECK (recipient <> '%s')`, bad))
+	inviteToGroup(t, pool, "1")
+	requireGroups(t, pool, "", "1")
+	exec(t, pool, `SELECT mailcrane.send_events()`)
+	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message WHERE recipient IN ($1, $2)`, first, last); n != 2 {
+		t.Errorf("%d messages, want one for each of two", n)
+	}
+	startTelling(t, pool, h, func(c *outbox.RelayConfig) { c.Logger = slog.New(alarm) })
+	inviteToGroup(t, pool, "2")
+	waitUntil(t, "the others are told", func() bool {
+		return strings.Join(append(groupsTold(h, first), groupsTold(h, last)...), " ") == "1 2 1 2"
+	})
+	alarm.wait(t)
+}
+
+func TestWebhooks_areToldWhatTheyAskFor(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	accepted, all := createWebhook(t, pool, "", "invitation.accepted"), createWebhook(t, pool, "", "invitation.*")
+	other := createWebhook(t, pool, "other")
+	for i := range 5 {
+		receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: fmt.Sprint(i), Email: "ada@example.com", SendAfter: time.Now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := outbox.AcceptInvitation(t.Context(), pool, receipt.InvitationID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(t, pool, `SELECT mailcrane.tell_webhook($1, 3)`, accepted) // in small steps
+	startTelling(t, pool, h)
+	waitUntil(t, "they are told", func() bool { return len(groupsTold(h, accepted)) >= 5 && len(groupsTold(h, all)) >= 10 })
+	if a, b, c := groupsTold(h, accepted), groupsTold(h, all), groupsTold(h, other); len(a) != 5 || len(b) != 10 || len(c) != 0 {
+		t.Errorf("told %q, %q and %q", a, b, c)
+	}
+	requireFindings(t, pool)
+}
+
+// What is deleted before a webhook was told of it is on record.
+func TestWebhooks_whatTheyMissIsNoted(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	told, behind, quiet := createWebhook(t, pool, ""), createWebhook(t, pool, ""), createWebhook(t, pool, "quiet")
+	inviteToGroup(t, pool, "1")
+	before := requireGroups(t, pool, "", "1")
+	exec(t, pool, `SELECT mailcrane.tell_webhook($1)`, told)
+	exec(t, pool, `UPDATE mailcrane.event SET created_at = now() - interval '91 days'`)
+	inviteToGroup(t, pool, "2")
+	requireGroups(t, pool, before[0].ID, "2")
+	exec(t, pool, `SELECT mailcrane.prune()`)
+	requireGroups(t, pool, "", "2")
+	for id, missed := range map[string]bool{told: false, behind: true, quiet: false} {
+		if w, err := outbox.GetWebhook(t.Context(), pool, id); err != nil || (w.MissedAt != nil) != missed {
+			t.Errorf("%+v, %v", w, err)
+		}
+	}
+	tell(t, pool)
+	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message WHERE recipient IN ($1, $2) AND data ->> 'group_id' = '2'`, told, behind); n != 2 {
+		t.Errorf("%d are told of what is left", n)
+	}
+}
+
+// Nobody waits for the events of others.
+func BenchmarkWebhooks(b *testing.B) {
+	pool := outboxtest.Database(b)
+	ctx := context.Background()
+	for range 2 {
+		if _, err := outbox.CreateWebhook(ctx, pool, "", "https://example.com/hook"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	quiet, err := outbox.CreateWebhook(ctx, pool, "quiet", "https://example.com/hook")
+	if err != nil {
+		b.Fatal(err)
+	}
+	fill := func(n int) {
+		exec(b, pool, fmt.Sprintf(`INSERT INTO mailcrane.event (tenant, type, invitation_id) SELECT 'default', 'invitation.created', gen_random_uuid() FROM generate_series(1, %d)`, n))
+	}
+	b.Run("thousand", func(b *testing.B) {
+		for range b.N {
+			b.StopTimer()
+			fill(1000)
+			b.StartTimer()
+			exec(b, pool, `SELECT mailcrane.send_events(1000)`)
+		}
+	})
+	fill(300000)
+	exec(b, pool, `UPDATE mailcrane.webhook SET disabled_at = now(), disabled_because = 'bench' WHERE id <> $1`, quiet)
+	b.Run("quiet", func(b *testing.B) {
+		for range b.N {
+			exec(b, pool, `SELECT mailcrane.send_events(1000)`)
+		}
+	})
+}
