@@ -13,6 +13,8 @@ WHERE e.xid >= pg_snapshot_xmax(pg_current_snapshot());
 UPDATE mailcrane.webhook AS w
 SET last_event = (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1) || '-999999999999999999'
 WHERE mailcrane.told_xid(w) >= pg_snapshot_xmax(pg_current_snapshot());
+-- So that mailcrane.release() queues them.
+UPDATE mailcrane.message SET held_by = 'hold' WHERE status = 'held' AND held_by = 'webhook';
 UPDATE mailcrane.event_floor SET xid = '0', id = 0 WHERE xid >= pg_snapshot_xmax(pg_current_snapshot());
 
 CREATE OR REPLACE FUNCTION mailcrane.send_events(at_most integer DEFAULT 1000) RETURNS bigint
@@ -157,6 +159,17 @@ AS $$
     UPDATE mailcrane.event SET xid = pg_current_xact_id() WHERE xid >= pg_snapshot_xmax(pg_current_snapshot());
 $$;
 
+CREATE OR REPLACE FUNCTION mailcrane.enable_webhook(webhook_id uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = mailcrane, pg_temp
+AS $$
+BEGIN
+    PERFORM require_webhook(webhook_id);
+    UPDATE webhook AS w SET disabled_at = NULL, disabled_because = NULL WHERE w.id = webhook_id;
+END
+$$;
+
+DROP FUNCTION mailcrane.webhook_of(text);
 DROP FUNCTION mailcrane.told_id(mailcrane.webhook);
 DROP FUNCTION mailcrane.told_xid(mailcrane.webhook);
 DROP FUNCTION mailcrane.begin_era();
@@ -164,9 +177,13 @@ DROP FUNCTION mailcrane.event_horizon();
 DROP FUNCTION mailcrane.event_key(xid8);
 ALTER TABLE mailcrane.webhook DROP COLUMN missed_at;
 DROP INDEX mailcrane.event_tenant;
+DROP INDEX mailcrane.message_webhook;
 DROP TABLE mailcrane.event_era;
 
 COMMENT ON COLUMN mailcrane.event.xid IS 'The transaction that caused it. With id, the order in which events are read.';
+COMMENT ON COLUMN mailcrane.message.held_by IS 'Why it is held: unknown (outcomes), poison (daemons died over it), hold (of its tenant or template), relay (none took it in time).';
+COMMENT ON FUNCTION mailcrane.disable_webhook(uuid, text) IS 'Tells an endpoint nothing more until it is enabled.';
+COMMENT ON FUNCTION mailcrane.enable_webhook(uuid) IS 'Tells an endpoint again what happens, from where it was disabled.';
 COMMENT ON FUNCTION mailcrane.last_event() IS 'A place in the order of events behind those that can be read now.';
 COMMENT ON FUNCTION mailcrane.send_events(integer) IS 'Writes messages for events that webhooks wait for. Gives the number of events. The daemon calls it.';
 

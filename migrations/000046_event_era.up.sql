@@ -328,6 +328,41 @@ BEGIN
 END
 $$;
 
+-- What waits for a webhook that is disabled is held, when its turn comes, and queued
+-- again when the webhook is enabled.
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX message_webhook ON mailcrane.message (finished_at) WHERE channel = 'webhook';
+
+CREATE FUNCTION mailcrane.webhook_of(recipient text) RETURNS uuid
+LANGUAGE sql IMMUTABLE
+AS $$
+    SELECT CASE WHEN $1 ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN $1::uuid END
+$$;
+
+CREATE OR REPLACE FUNCTION mailcrane.enable_webhook(webhook_id uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = mailcrane, pg_temp
+AS $$
+DECLARE
+    waiting uuid[];
+BEGIN
+    PERFORM require_webhook(webhook_id);
+    UPDATE webhook AS w SET disabled_at = NULL, disabled_because = NULL WHERE w.id = webhook_id AND w.disabled_at IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    waiting := ARRAY(
+        SELECT m.id
+        FROM message AS m
+        WHERE m.channel = 'webhook' AND m.finished_at IS NULL AND m.recipient = webhook_id::text
+        ORDER BY m.id
+        FOR NO KEY UPDATE);
+    -- They are tried for as long as new ones, from now on.
+    UPDATE message AS m SET retried_at = clock_timestamp() WHERE m.id = ANY (waiting);
+    PERFORM requeue(ARRAY(SELECT m.id FROM message AS m WHERE m.id = ANY (waiting) AND m.held_by = 'webhook' ORDER BY m.id));
+END
+$$;
+
 COMMENT ON TABLE mailcrane.event_era IS 'One row is a time since which this copy of the database is the one that sends. Keys of events are ahead of the numbers of transactions by ahead, from first on.';
 COMMENT ON COLUMN mailcrane.event_era.last_xid IS 'With last_id, the last event of the era before. What comes between it and first, this database has not had.';
 COMMENT ON COLUMN mailcrane.event.xid IS 'The transaction that caused it, by its number and the era: see mailcrane.event_era. With id, the order in which events are read.';
@@ -340,6 +375,10 @@ COMMENT ON FUNCTION mailcrane.told_xid(mailcrane.webhook) IS 'The first part of 
 COMMENT ON FUNCTION mailcrane.told_id(mailcrane.webhook) IS 'The second part of webhook.last_event.';
 COMMENT ON FUNCTION mailcrane.webhooks_behind() IS 'The webhooks that there are events for.';
 COMMENT ON FUNCTION mailcrane.tell_webhook(uuid, integer) IS 'Writes messages for the next events that a webhook waits for. Gives the number of events. The daemon calls it.';
+COMMENT ON COLUMN mailcrane.message.held_by IS 'Why it is held: unknown (outcomes), poison (daemons died over it), hold (of its tenant or template), relay (none took it in time), webhook (is disabled).';
+COMMENT ON FUNCTION mailcrane.webhook_of(text) IS 'The webhook that a message of the channel webhook is for, or NULL.';
+COMMENT ON FUNCTION mailcrane.disable_webhook(uuid, text) IS 'Tells an endpoint nothing more until it is enabled. What waits for it is held.';
+COMMENT ON FUNCTION mailcrane.enable_webhook(uuid) IS 'Tells an endpoint again what happens, from where it was disabled, and what was held for it.';
 COMMENT ON FUNCTION mailcrane.send_events(integer) IS 'mailcrane.tell_webhook() for all webhooks.';
 
 INSERT INTO mailcrane.migration (version) VALUES (46);

@@ -25,6 +25,7 @@ func TestDecide_appliesTheRulesInOrder(t *testing.T) {
 		{"revoked", func(l *loaded) { l.OpenAttempt, l.SuppressedFor = 0, "" }, "revoked", step{status: StatusCancelled}},
 		{"expired", func(l *loaded) { l.OpenAttempt, l.SuppressedFor = 0, "" }, "pending", step{status: StatusFailed}},
 		{"invitation expired", func(l *loaded) { *l = loaded{Status: StatusQueued} }, "expired", step{status: StatusFailed}},
+		{"its webhook is disabled", func(l *loaded) { *l = loaded{Status: StatusQueued, DisabledBecause: "x", TooOld: true, Attempts: 3} }, "", step{status: StatusHeld, heldBy: "webhook"}},
 		{"too old", func(l *loaded) { *l = loaded{Status: StatusQueued, TooOld: true, Attempts: 3} }, "", step{status: StatusFailed}},
 		{"too old, and never tried", func(l *loaded) { *l = loaded{Status: StatusQueued, TooOld: true} }, "", step{status: StatusHeld, heldBy: "relay"}},
 		{"unknown too often", func(l *loaded) {

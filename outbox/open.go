@@ -37,6 +37,7 @@ type loaded struct {
 	SuppressedFor                                string // reason
 	HasErased                                    bool   // its tenant has suppressions of erased addresses
 	HoldReason                                   string // why nothing is sent for its tenant or template
+	DisabledBecause                              string // why its webhook is told nothing
 	AllowedUnknown                               int    // attempts that may be unknown before it is held
 	Attempts                                     int    // highest number so far
 	Unknown                                      int    // attempts that were ever unknown
@@ -97,6 +98,8 @@ func (l loaded) decide(rescues int) step {
 		return step{status: StatusSuppressed, reason: l.SuppressedFor}
 	case l.InvitationStatus != "" && l.InvitationStatus != "pending" && l.InvitationStatus != "expired":
 		return step{status: StatusCancelled, reason: "the invitation was " + l.InvitationStatus + " before the message was sent"}
+	case l.DisabledBecause != "": // however long: it counts from when it is enabled
+		return step{status: StatusHeld, heldBy: "webhook", reason: "the webhook is disabled: " + l.DisabledBecause}
 	case l.Expired || l.InvitationStatus == "expired":
 		return step{status: StatusFailed, reason: withLastReply("expired before it could be sent", l.LastReply)}
 	case l.TooOld && l.Attempts == 0: // which says nothing about the message
@@ -164,6 +167,7 @@ const loadMessages = `
 	       greatest(m.created_at, m.send_after, m.retried_at) < clock_timestamp() - r.give_up_after AS too_old,
 	       r.give_up_after::text AS give_up_after,
 	       coalesce(r.hold_reason, '') AS hold_reason,
+	       coalesce(w.disabled_because, '') AS disabled_because,
 	       m.forgiven + CASE r.on_unknown WHEN 'hold' THEN 0 ELSE r.max_unknown END AS allowed_unknown,
 	       coalesce(s.reason, '') AS suppressed_for,
 	       EXISTS (SELECT FROM mailcrane.suppression AS e WHERE e.tenant = m.tenant AND e.address LIKE 'erased-%@erased.invalid') AS has_erased,
@@ -186,6 +190,7 @@ const loadMessages = `
 	FROM m
 	JOIN rules AS r ON r.tenant = m.tenant AND r.template = m.template
 	LEFT JOIN mailcrane.invitation AS i ON i.id = m.invitation_id
+	LEFT JOIN mailcrane.webhook AS w ON m.channel = 'webhook' AND w.id = mailcrane.webhook_of(m.recipient)
 	LEFT JOIN mailcrane.suppression AS s ON s.tenant = m.tenant AND s.address = lower(m.recipient)
 	LEFT JOIN past ON past.message_id = m.id`
 
@@ -238,8 +243,8 @@ func (t *try) closeDead(ctx context.Context, number int) (closed bool, err error
 }
 
 // finish ends a message that is not to be sent, together with its job. A hold
-// may be released at the same moment: its lock makes the release wait, and find
-// the message held. If the release was first, the message starts over.
+// may be released at the same moment, or a webhook enabled: the lock makes that wait,
+// and find the message held. If it was first, the message starts over.
 func (t *try) finish(ctx context.Context, s step) (step, error) {
 	batch := newTransaction(true)
 	batch.Queue(`
@@ -249,13 +254,23 @@ func (t *try) finish(ctx context.Context, s step) (step, error) {
 		WHERE m.id = $1
 		ORDER BY h.tenant, h.template
 		FOR KEY SHARE OF h`, t.messageID)
+	if s.heldBy == "webhook" {
+		batch.Queue(`
+			SELECT
+			FROM mailcrane.webhook AS w
+			JOIN mailcrane.message AS m ON w.id = mailcrane.webhook_of(m.recipient)
+			WHERE m.id = $1
+			FOR SHARE OF w`, t.messageID)
+	}
 	finished := false
 	batch.Queue(`
 		UPDATE mailcrane.message AS m
 		SET status = $2, reason = $3, held_by = $4, finished_at = CASE WHEN $2 <> 'held' THEN clock_timestamp() END
 		WHERE m.id = $1
 		  AND m.status = 'queued'
-		  AND ($4::text IS DISTINCT FROM 'hold' OR mailcrane.held_because(m.tenant, m.template) IS NOT NULL)`,
+		  AND ($4::text IS DISTINCT FROM 'hold' OR mailcrane.held_because(m.tenant, m.template) IS NOT NULL)
+		  AND ($4::text IS DISTINCT FROM 'webhook' OR EXISTS (
+			SELECT FROM mailcrane.webhook AS w WHERE w.id = mailcrane.webhook_of(m.recipient) AND w.disabled_at IS NOT NULL))`,
 		t.messageID, string(s.status), s.reason, optional(s.heldBy)).
 		Exec(func(tag pgconn.CommandTag) error {
 			finished = tag.RowsAffected() == 1

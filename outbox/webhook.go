@@ -99,13 +99,13 @@ func RotateWebhook(ctx context.Context, tx Tx, id string) error {
 }
 
 // DisableWebhook tells a webhook nothing more until [EnableWebhook], or gives
-// [ErrNotFound].
+// [ErrNotFound]. What waits for it is held.
 func DisableWebhook(ctx context.Context, tx Tx, id, because string) error {
 	return changeWebhook(ctx, tx, "disable", id, `SELECT mailcrane.disable_webhook($1::text::uuid, $2::text)::text`, because)
 }
 
-// EnableWebhook tells a webhook again what happens, from where it was disabled, or
-// gives [ErrNotFound].
+// EnableWebhook tells a webhook again what happens, from where it was disabled, and
+// what was held for it, or gives [ErrNotFound].
 func EnableWebhook(ctx context.Context, tx Tx, id string) error {
 	return changeWebhook(ctx, tx, "enable", id, `SELECT mailcrane.enable_webhook($1::text::uuid)::text`)
 }

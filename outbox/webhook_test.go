@@ -2,10 +2,12 @@ package outbox_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,6 +109,76 @@ func TestWebhooks_whatTheyMissIsNoted(t *testing.T) {
 	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message WHERE recipient IN ($1, $2) AND data ->> 'group_id' = '2'`, told, behind); n != 2 {
 		t.Errorf("%d are told of what is left", n)
 	}
+}
+
+// What waits for a webhook that answers 410 is held, however long, and told when it is
+// enabled: each once.
+func TestWebhooks_disabledOnesLoseNothing(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	hook, other := createWebhook(t, pool, ""), createWebhook(t, pool, "")
+	var gone atomic.Bool
+	gone.Store(true)
+	startTelling(t, pool, sendFunc(func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
+		if gone.Load() && m.Recipient == hook {
+			if err := handover(ctx, relayName); err != nil {
+				return outbox.Reply{}, err
+			}
+			err := outbox.DisableWebhook(ctx, pool, hook, "it answered 410 Gone")
+			return outbox.Reply{Code: 410}, &outbox.SendError{Outcome: outbox.Deferred, Err: errors.Join(errors.New("the answer is 410"), err)}
+		}
+		return h.Send(ctx, m, handover)
+	}))
+	var want []string
+	for i := range 40 {
+		want = append(want, fmt.Sprintf("%02d", i))
+		inviteToGroup(t, pool, want[i])
+		if i == 20 {
+			waitUntil(t, "the webhook is disabled and what waits is held", func() bool {
+				return value[int](t, pool, `SELECT count(*) FROM mailcrane.message WHERE recipient = $1 AND held_by = 'webhook'`, hook) > 0
+			})
+		}
+	}
+	waitUntil(t, "the other one is told", func() bool { return len(groupsTold(h, other)) == len(want) })
+	eventuallyZero(t, pool, `SELECT count(*) FROM mailcrane.message WHERE recipient = $1 AND held_by IS DISTINCT FROM 'webhook'`, hook)
+	exec(t, pool, `UPDATE mailcrane.message SET created_at = created_at - interval '30 hours' WHERE recipient = $1`, hook)
+	gone.Store(false)
+	if err := outbox.EnableWebhook(t.Context(), pool, hook); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the webhook is told of everything", func() bool { return len(groupsTold(h, hook)) >= len(want) })
+	eventuallyZero(t, pool, `SELECT count(*) FROM mailcrane.message WHERE channel = 'webhook' AND status <> 'sent'`)
+	if got := groupsTold(h, hook); !slices.Equal(got, want) {
+		t.Errorf("told of %q", got)
+	}
+	requireFindings(t, pool)
+}
+
+// A webhook may be enabled while what waits for it is being held.
+func TestWebhooks_nothingIsHeldForOneThatIsEnabled(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	hook := createWebhook(t, pool, "")
+	startTelling(t, pool, h)
+	if err := outbox.DisableWebhook(t.Context(), pool, hook, "test"); err != nil {
+		t.Fatal(err)
+	}
+	enabling, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer enabling.Rollback(context.Background()) // or committed
+	if err := outbox.EnableWebhook(t.Context(), enabling, hook); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, `SELECT mailcrane.enqueue(recipient => $1, template => 'webhook-event', channel => 'webhook', data => '{"group_id": "1"}')`, hook)
+	waitUntil(t, "its turn has come", func() bool {
+		return value[int](t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%FOR SHARE OF w%'`) == 1
+	})
+	if err := enabling.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "it is told", func() bool { return len(groupsTold(h, hook)) == 1 })
 }
 
 // Nobody waits for the events of others.

@@ -125,8 +125,9 @@ func isPublic(ip netip.Addr) bool {
 }
 
 // Send makes one request. An answer that is none, or is not one of success, is
-// worth another try: receivers tell copies by their id. While as many are under way
-// as may be, it is an [*outbox.Unavailable].
+// worth another try: receivers tell copies by their id. After 410 that is when somebody
+// has enabled the webhook again. While as many are under way as may be, it is an
+// [*outbox.Unavailable].
 func (w *Webhook) Send(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
 	leave, comeBack := w.places.take(m.Recipient)
 	if comeBack > 0 {
@@ -140,8 +141,7 @@ func (w *Webhook) Send(ctx context.Context, m *outbox.Message, handover outbox.H
 	case err != nil:
 		return outbox.Reply{}, err
 	case hook.DisabledAt != nil:
-		err := errors.New("the webhook is disabled")
-		return outbox.Reply{Text: err.Error()}, &outbox.SendError{Outcome: outbox.Rejected, Err: err}
+		return outbox.Reply{}, &outbox.Unavailable{RetryAfter: time.Second, Err: errors.New("the webhook is disabled")} // and held then
 	case len(secrets) == 0:
 		return outbox.Reply{}, errors.New("no secret to sign with: set MAILCRANE_SECRET")
 	}
@@ -176,7 +176,7 @@ func (w *Webhook) do(request *http.Request, id string) (outbox.Reply, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(request.Context()), w.Timeout)
 	defer cancel()
-	return reply, &outbox.SendError{Outcome: outbox.Rejected, Err: errors.Join(err, w.Disable(ctx, id, "it answered 410 Gone"))}
+	return reply, &outbox.SendError{Outcome: outbox.Deferred, Err: errors.Join(err, w.Disable(ctx, id, "it answered 410 Gone"))}
 }
 
 // withoutURL leaves out where a request went: that can be as good as a password.

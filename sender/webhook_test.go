@@ -97,7 +97,7 @@ func TestWebhook_outcomes(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]outbox.Outcome{
 		200: outbox.Accepted, 204: outbox.Accepted, 301: outbox.Deferred, 302: outbox.Deferred, 307: outbox.Deferred, 400: outbox.Deferred,
-		404: outbox.Deferred, 410: outbox.Rejected, 429: outbox.Deferred, 500: outbox.Deferred, 503: outbox.Deferred,
+		404: outbox.Deferred, 410: outbox.Deferred, 429: outbox.Deferred, 500: outbox.Deferred, 503: outbox.Deferred,
 	} {
 		var elsewhere atomic.Int32
 		receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -144,7 +144,8 @@ func TestWebhook_troubleIsTriedAgain(t *testing.T) {
 	now := time.Now()
 	w := hookTo(t, "http://127.0.0.1:1", func(hook *outbox.Webhook, _ *WebhookConfig) { hook.DisabledAt = &now })
 	h := &handed{}
-	if _, err := w.Send(t.Context(), hookMessage(), h.over); outbox.OutcomeOf(err) != outbox.Rejected || h.n.Load() != 0 {
+	_, err = w.Send(t.Context(), hookMessage(), h.over)
+	if _, waits := errors.AsType[*outbox.Unavailable](err); !waits || h.n.Load() != 0 {
 		t.Errorf("disabled: %v", err)
 	}
 	w = hookTo(t, "http://127.0.0.1:1", nil)

@@ -123,6 +123,9 @@ func TestServe_tellsWebhooksWhatHappens(t *testing.T) {
 		w, err := outbox.GetWebhook(ctx, pool, id)
 		return err == nil && w.DisabledAt != nil && w.DisabledBecause == "it answered 410 Gone"
 	}, "the webhook to be disabled")
+	r.answer(http.StatusOK)
+	must(outbox.EnableWebhook(ctx, pool, id))
+	waitFor(t, r.has("invitation.accepted", 5), "what the receiver was not there for")
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.wrong != 0 || r.got["invitation.created"] != 0 {
