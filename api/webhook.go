@@ -40,22 +40,23 @@ func deleteWebhookOperation() huma.Operation {
 
 func rotateWebhookOperation() huma.Operation {
 	op := withBody(lookOperation("rotateWebhook", "/v1/webhooks/{id}/rotate", "Webhooks", "Give a webhook another secret",
-		"For a day, messages are signed with the one before as well."))
+		"For a day, messages are signed with the one before as well, and there is no third."))
 	op.Method = http.MethodPost
+	op.Errors = append(op.Errors, http.StatusTooManyRequests)
 	op.Metadata = map[string]any{secretAnswer: true}
 	return op
 }
 
 func enableWebhookOperation() huma.Operation {
 	op := withBody(lookOperation("enableWebhook", "/v1/webhooks/{id}/enable", "Webhooks", "Tell a disabled webhook what happens again",
-		"And what has happened meanwhile."))
+		"And what has happened meanwhile, and what waited when it was disabled."))
 	op.Method = http.MethodPost
 	return op
 }
 
 func replayWebhookOperation() huma.Operation {
 	op := withBody(lookOperation("replayWebhook", "/v1/webhooks/{id}/replay", "Webhooks", "Tell a webhook again what has happened",
-		"Since an event, or from the first on. Copies have the same webhook-id."))
+		"Since an event that it has been told of, or from the first on. Copies have the same webhook-id."))
 	op.Method, op.DefaultStatus = http.MethodPost, http.StatusAccepted
 	return op
 }
@@ -101,6 +102,7 @@ type webhook struct {
 	RotatedAt       time.Time `json:"rotated_at,omitzero" example:"2030-02-01T09:00:00.123456Z" doc:"When it got another secret."`
 	DisabledAt      time.Time `json:"disabled_at,omitzero" example:"2030-02-02T09:00:00.123456Z" doc:"Since when it is told nothing. Missing: it is."`
 	DisabledBecause string    `json:"disabled_because,omitempty" doc:"Such as: it answered 410 Gone."`
+	MissedAt        time.Time `json:"missed_at,omitzero" example:"2030-05-02T09:00:00.123456Z" doc:"When events were deleted last that it had not been told of: they are kept for 90 days."`
 }
 
 type replayInput struct {
@@ -128,7 +130,12 @@ func (s *server) createWebhook(ctx context.Context, in *createWebhookInput) (*cr
 }
 
 func (s *server) rotateWebhook(ctx context.Context, in *idInput) (*newWebhookOutput, error) {
-	if err := s.changeWebhook(ctx, in.ID, outbox.RotateWebhook); err != nil {
+	err := s.changeWebhook(ctx, in.ID, outbox.RotateWebhook)
+	if limit, tooSoon := errors.AsType[*outbox.LimitError](err); tooSoon {
+		return nil, fromLimitError(limit).because("The secret before the present one is still good, for a day after the rotation. " +
+			"Nothing was written: repeat the request after Retry-After seconds.")
+	}
+	if err != nil {
 		return nil, err
 	}
 	return s.showSecret(ctx, in.ID)
@@ -207,5 +214,6 @@ func aWebhook(w outbox.Webhook) webhook {
 	return webhook{
 		ID: w.ID, URL: w.URL, Types: w.Types,
 		CreatedAt: w.CreatedAt.UTC(), RotatedAt: utc(w.RotatedAt), DisabledAt: utc(w.DisabledAt), DisabledBecause: w.DisabledBecause,
+		MissedAt: utc(w.MissedAt),
 	}
 }

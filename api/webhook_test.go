@@ -26,6 +26,7 @@ func TestWebhooks_areMadeChangedAndRemoved(t *testing.T) {
 	}
 	secretOf(made, 1)
 	secretOf(s.post(path+"/"+id+"/rotate", path+"/{id}/rotate", "").want(http.StatusOK), 2)
+	s.post(path+"/"+id+"/rotate", path+"/{id}/rotate", "").problem(http.StatusTooManyRequests, "limit-reached")
 	list := s.get(path).want(http.StatusOK)
 	s.description().declared(list, path)
 	if row := first(t, list.document(), "webhooks"); row["url"] != "https://example.com/hook" || row["rotated_at"] == nil || strings.Contains(string(list.body), "whsec_") {
@@ -43,7 +44,9 @@ func TestWebhooks_areMadeChangedAndRemoved(t *testing.T) {
 		t.Errorf("%v", d)
 	}
 	s.post(path+"/"+id+"/replay", path+"/{id}/replay", `{}`).want(http.StatusAccepted)
-	s.post(path+"/"+id+"/replay", path+"/{id}/replay", `{"after":"never"}`).problem(http.StatusUnprocessableEntity, "invalid-input")
+	never := s.post(path+"/"+id+"/replay", path+"/{id}/replay", `{"after":"never"}`)
+	never.problem(http.StatusUnprocessableEntity, "invalid-input")
+	never.errorAt("body.after")
 	for _, want := range []int{http.StatusNoContent, http.StatusNotFound} {
 		a := s.request(http.MethodDelete, path+"/"+id, "").want(want)
 		s.description().declared(a, path+"/{id}")

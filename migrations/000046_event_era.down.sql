@@ -169,6 +169,31 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION mailcrane.rotate_webhook(webhook_id uuid) RETURNS integer
+LANGUAGE plpgsql VOLATILE
+SET search_path = mailcrane, pg_temp
+AS $$
+DECLARE
+    n integer;
+BEGIN
+    PERFORM require_webhook(webhook_id);
+    UPDATE webhook AS w SET generation = w.generation + 1, rotated_at = clock_timestamp() WHERE w.id = webhook_id RETURNING w.generation INTO n;
+    RETURN n;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION mailcrane.replay_webhook(webhook_id uuid, after text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = mailcrane, pg_temp
+AS $$
+BEGIN
+    PERFORM require_webhook(webhook_id);
+    PERFORM FROM events(after, 1);  -- fails if it is not the id of an event
+    UPDATE webhook AS w SET last_event = coalesce(nullif(after, ''), '0-0'), replays = w.replays + 1 WHERE w.id = webhook_id;
+END
+$$;
+
+DROP FUNCTION mailcrane.prune_webhook_messages(integer);
 DROP FUNCTION mailcrane.webhook_of(text);
 DROP FUNCTION mailcrane.told_id(mailcrane.webhook);
 DROP FUNCTION mailcrane.told_xid(mailcrane.webhook);
@@ -179,11 +204,19 @@ ALTER TABLE mailcrane.webhook DROP COLUMN missed_at;
 DROP INDEX mailcrane.event_tenant;
 DROP INDEX mailcrane.message_webhook;
 DROP TABLE mailcrane.event_era;
+DELETE FROM mailcrane.retention WHERE what = 'webhook';
+ALTER TABLE mailcrane.retention
+    DROP CONSTRAINT retention_what_check,
+    ADD CONSTRAINT retention_what_check CHECK (what IN ('data', 'attempt', 'message', 'bounce', 'event'));
 
 COMMENT ON COLUMN mailcrane.event.xid IS 'The transaction that caused it. With id, the order in which events are read.';
 COMMENT ON COLUMN mailcrane.message.held_by IS 'Why it is held: unknown (outcomes), poison (daemons died over it), hold (of its tenant or template), relay (none took it in time).';
 COMMENT ON FUNCTION mailcrane.disable_webhook(uuid, text) IS 'Tells an endpoint nothing more until it is enabled.';
 COMMENT ON FUNCTION mailcrane.enable_webhook(uuid) IS 'Tells an endpoint again what happens, from where it was disabled.';
+COMMENT ON TABLE mailcrane.retention IS 'One row says how long something is kept: data (values and links of what is over), attempt (what relays said), message (with invitations and attempts), bounce, event. Without a row it is kept for ever.';
+COMMENT ON FUNCTION mailcrane.prune_events(integer) IS 'Deletes so many events that mailcrane.retention does not keep.';
+COMMENT ON FUNCTION mailcrane.rotate_webhook(uuid) IS 'Gives an endpoint another secret. For a day both are good. Gives the generation.';
+COMMENT ON FUNCTION mailcrane.replay_webhook(uuid, text) IS 'Tells an endpoint again what has happened since an event, or from the first. A receiver knows copies by their webhook-id. SQLSTATE 22023: not the id of an event.';
 COMMENT ON FUNCTION mailcrane.last_event() IS 'A place in the order of events behind those that can be read now.';
 COMMENT ON FUNCTION mailcrane.send_events(integer) IS 'Writes messages for events that webhooks wait for. Gives the number of events. The daemon calls it.';
 

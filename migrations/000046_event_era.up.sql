@@ -182,7 +182,8 @@ LANGUAGE sql IMMUTABLE
 AS $$ SELECT split_part($1.last_event, '-', 2)::bigint $$;
 
 -- Events go in the order in which they are read, and the floor rises with them. A
--- webhook that has not been told of them will not be: that is noted.
+-- webhook that has not been told of them will not be: that is noted. What webhooks were
+-- told of goes with them.
 CREATE OR REPLACE FUNCTION mailcrane.prune_events(at_most integer) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = mailcrane, pg_temp
@@ -195,9 +196,10 @@ DECLARE
     floor    record;
     missed   uuid;
     n        bigint;
+    webhooks bigint := prune_webhook_messages(at_most);
 BEGIN
     IF kept_for IS NULL THEN
-        RETURN 0;
+        RETURN webhooks;
     END IF;
     SELECT o.xid, o.id INTO floor
     FROM (
@@ -208,7 +210,7 @@ BEGIN
     ORDER BY o.xid DESC, o.id DESC
     LIMIT 1;
     IF NOT FOUND THEN
-        RETURN 0;
+        RETURN webhooks;
     END IF;
     PERFORM FROM webhook AS w WHERE (w.told_xid, w.told_id) < (floor.xid, floor.id) ORDER BY w.id FOR NO KEY UPDATE;
     FOR missed IN
@@ -228,7 +230,7 @@ BEGIN
     DELETE FROM event AS e WHERE (e.xid, e.id) <= (floor.xid, floor.id);
     GET DIAGNOSTICS n = ROW_COUNT;
     UPDATE event_floor AS f SET xid = floor.xid, id = floor.id;
-    RETURN n;
+    RETURN n + webhooks;
 END
 $$;
 
@@ -363,6 +365,78 @@ BEGIN
 END
 $$;
 
+-- A secret is good for a day after the rotation that replaces it, and there are two at
+-- a time: the next rotation waits for that day.
+CREATE OR REPLACE FUNCTION mailcrane.rotate_webhook(webhook_id uuid) RETURNS integer
+LANGUAGE plpgsql VOLATILE
+SET search_path = mailcrane, pg_temp
+AS $$
+DECLARE
+    n     integer;
+    again timestamptz;
+BEGIN
+    PERFORM require_webhook(webhook_id);
+    SELECT w.rotated_at + interval '1 day' INTO again FROM webhook AS w WHERE w.id = webhook_id;
+    IF again > clock_timestamp() THEN
+        RAISE EXCEPTION 'the secret before the present one is good for a day after the rotation: wait % seconds',
+            ceil(extract(epoch FROM again - clock_timestamp()))
+            USING ERRCODE = '53400', HINT = 'Nothing was written. Whoever still uses that secret would be refused.';
+    END IF;
+    UPDATE webhook AS w SET generation = w.generation + 1, rotated_at = clock_timestamp() WHERE w.id = webhook_id RETURNING w.generation INTO n;
+    RETURN n;
+END
+$$;
+
+-- Back only: what is ahead has not been told yet.
+CREATE OR REPLACE FUNCTION mailcrane.replay_webhook(webhook_id uuid, after text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = mailcrane, pg_temp
+AS $$
+DECLARE
+    place text := coalesce(nullif(after, ''), (SELECT f.xid || '-' || f.id FROM event_floor AS f));
+BEGIN
+    PERFORM require_webhook(webhook_id);
+    PERFORM FROM events(after, 1);  -- fails if it is not the id of an event
+    IF EXISTS (
+        SELECT FROM webhook AS w
+        WHERE w.id = webhook_id AND (split_part(place, '-', 1)::xid8, split_part(place, '-', 2)::bigint) > (w.told_xid, w.told_id))
+    THEN
+        PERFORM refuse('replay', '[{"item": 0, "field": "after", "problem": "is an event that the webhook has not been told of yet: give one before it"}]', 1);
+    END IF;
+    UPDATE webhook AS w SET last_event = place, replays = w.replays + 1 WHERE w.id = webhook_id;
+END
+$$;
+
+-- Messages to webhooks are many, and what they say is in the events.
+ALTER TABLE mailcrane.retention DROP CONSTRAINT retention_what_check;
+-- squawk-ignore constraint-missing-not-valid
+ALTER TABLE mailcrane.retention ADD CONSTRAINT retention_what_check CHECK (what IN ('data', 'attempt', 'message', 'bounce', 'event', 'webhook'));
+INSERT INTO mailcrane.retention (what, keep) VALUES ('webhook', '30 days');
+
+CREATE FUNCTION mailcrane.prune_webhook_messages(at_most integer) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = mailcrane, pg_temp
+SET plan_cache_mode = 'force_generic_plan'
+SET enable_seqscan = 'off'
+AS $$
+DECLARE
+    kept_for interval := (SELECT r.keep FROM retention AS r WHERE r.what = 'webhook');
+    over     uuid[] := ARRAY(
+        SELECT m.id
+        FROM message AS m
+        WHERE m.channel = 'webhook' AND m.finished_at < now() - kept_for
+        ORDER BY m.finished_at
+        LIMIT at_most
+        FOR UPDATE SKIP LOCKED);
+    n        bigint;
+BEGIN
+    DELETE FROM attempt AS a WHERE a.message_id = ANY (over);
+    DELETE FROM message AS m WHERE m.id = ANY (over);
+    GET DIAGNOSTICS n = ROW_COUNT;
+    RETURN n;
+END
+$$;
+
 COMMENT ON TABLE mailcrane.event_era IS 'One row is a time since which this copy of the database is the one that sends. Keys of events are ahead of the numbers of transactions by ahead, from first on.';
 COMMENT ON COLUMN mailcrane.event_era.last_xid IS 'With last_id, the last event of the era before. What comes between it and first, this database has not had.';
 COMMENT ON COLUMN mailcrane.event.xid IS 'The transaction that caused it, by its number and the era: see mailcrane.event_era. With id, the order in which events are read.';
@@ -379,6 +453,11 @@ COMMENT ON COLUMN mailcrane.message.held_by IS 'Why it is held: unknown (outcome
 COMMENT ON FUNCTION mailcrane.webhook_of(text) IS 'The webhook that a message of the channel webhook is for, or NULL.';
 COMMENT ON FUNCTION mailcrane.disable_webhook(uuid, text) IS 'Tells an endpoint nothing more until it is enabled. What waits for it is held.';
 COMMENT ON FUNCTION mailcrane.enable_webhook(uuid) IS 'Tells an endpoint again what happens, from where it was disabled, and what was held for it.';
+COMMENT ON FUNCTION mailcrane.rotate_webhook(uuid) IS 'Gives an endpoint another secret. For a day both are good, and it gets no third. Gives the generation. SQLSTATE 53400: the last time is less than a day ago.';
+COMMENT ON FUNCTION mailcrane.replay_webhook(uuid, text) IS 'Tells an endpoint again what has happened since an event, or from the first. A receiver knows copies by their webhook-id. SQLSTATE 22023: not the id of an event, or of one that it has not been told of yet.';
+COMMENT ON TABLE mailcrane.retention IS 'One row says how long something is kept: data (values and links of what is over), attempt (what relays said), message (with invitations and attempts), bounce, event, webhook (messages to webhooks, with attempts). Without a row it is kept for ever.';
+COMMENT ON FUNCTION mailcrane.prune_events(integer) IS 'Deletes so many events, and so many messages to webhooks, that mailcrane.retention does not keep.';
+COMMENT ON FUNCTION mailcrane.prune_webhook_messages(integer) IS 'Deletes so many messages to webhooks that mailcrane.retention does not keep.';
 COMMENT ON FUNCTION mailcrane.send_events(integer) IS 'mailcrane.tell_webhook() for all webhooks.';
 
 INSERT INTO mailcrane.migration (version) VALUES (46);

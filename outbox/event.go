@@ -31,8 +31,9 @@ type EventFilter struct {
 // one misses none and gets none twice, whatever is committed meanwhile. An event
 // appears once no older transaction that writes is running on the server any more.
 //
-// An After that is not the ID of an event gives an [*InputError]; so does one that
-// this database has not had, as it was restored since.
+// An After that is not the ID of an event gives an [*InputError]; so does one whose
+// followers are deleted already, and one that this database has not had, as it was
+// restored since. Those that it has had stay good once it is adopted: see [Adopt].
 func ListEvents(ctx context.Context, tx Tx, f EventFilter) ([]Event, error) {
 	events, err := query(ctx, tx, scanEvent, `
 		SELECT id, type, tenant, coalesce(invitation_id::text, ''), coalesce(message_id::text, ''),

@@ -84,7 +84,8 @@ func decideHeld(ctx context.Context, tx Tx, what, id, statement string) error {
 }
 
 // Adopt makes this copy of the database the one that sends, for relays with the
-// given [RelayConfig.Installation].
+// given [RelayConfig.Installation]. It waits for transactions that have written events,
+// and needs the right to alter the table mailcrane.event.
 func Adopt(ctx context.Context, tx Tx, installation string) error {
 	_, err := query(ctx, tx, pgx.RowTo[*string], `SELECT mailcrane.adopt(nullif($1, ''))::text`, installation)
 	if err != nil {

@@ -93,7 +93,8 @@ func DeleteWebhook(ctx context.Context, tx Tx, id string) error {
 }
 
 // RotateWebhook gives a webhook another secret, or gives [ErrNotFound]. The one
-// before is good for [WebhookOverlap] more.
+// before is good for [WebhookOverlap] more, and until then there is no third: that
+// gives a [*LimitError].
 func RotateWebhook(ctx context.Context, tx Tx, id string) error {
 	return changeWebhook(ctx, tx, "rotate", id, `SELECT mailcrane.rotate_webhook($1::text::uuid)::text`)
 }
@@ -112,7 +113,8 @@ func EnableWebhook(ctx context.Context, tx Tx, id string) error {
 
 // ReplayWebhook tells a webhook again what has happened since the event with the ID
 // after, or from the first if it is empty. It gives [ErrNotFound], or an
-// [*InputError] if that is not the ID of an event.
+// [*InputError] if that is not the ID of an event, or of one that it has not been told
+// of yet.
 func ReplayWebhook(ctx context.Context, tx Tx, id, after string) error {
 	return changeWebhook(ctx, tx, "replay", id, `SELECT mailcrane.replay_webhook($1::text::uuid, $2::text)::text`, after)
 }

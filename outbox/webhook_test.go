@@ -181,6 +181,90 @@ func TestWebhooks_nothingIsHeldForOneThatIsEnabled(t *testing.T) {
 	waitUntil(t, "it is told", func() bool { return len(groupsTold(h, hook)) == 1 })
 }
 
+func TestWebhooks_areReplayedFromWhatTheyWereTold(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	hook := createWebhook(t, pool, "")
+	for _, group := range []string{"1", "2", "3"} {
+		inviteToGroup(t, pool, group)
+	}
+	list := requireGroups(t, pool, "", "1", "2", "3")
+	messages := func(want int) {
+		t.Helper()
+		if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message WHERE recipient = $1`, hook); n != want {
+			t.Errorf("%d messages, want %d", n, want)
+		}
+	}
+	exec(t, pool, `SELECT mailcrane.tell_webhook($1, 2)`, hook)
+	err := outbox.ReplayWebhook(t.Context(), pool, hook, list[2].ID)
+	if _, refused := errors.AsType[*outbox.InputError](err); !refused {
+		t.Errorf("after what it has not been told: %v", err)
+	}
+	for _, after := range []string{list[1].ID, list[0].ID, ""} {
+		if err := outbox.ReplayWebhook(t.Context(), pool, hook, after); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tell(t, pool)
+	messages(5)
+	exec(t, pool, `UPDATE mailcrane.event SET created_at = now() - interval '91 days' WHERE id = $1`, eventNumber(list[0]))
+	exec(t, pool, `SELECT mailcrane.prune()`)
+	if err := outbox.ReplayWebhook(t.Context(), pool, hook, ""); err != nil { // from the first that there is
+		t.Fatal(err)
+	}
+	tell(t, pool)
+	messages(7)
+	exec(t, pool, `SELECT mailcrane.prune()`)
+	if w, err := outbox.GetWebhook(t.Context(), pool, hook); err != nil || w.MissedAt != nil {
+		t.Errorf("%+v, %v", w, err)
+	}
+}
+
+// A secret is good for a day after it was replaced, come what may.
+func TestWebhooks_rotateOnceADay(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	hook := createWebhook(t, pool, "")
+	for _, tooSoon := range []bool{false, true} {
+		err := outbox.RotateWebhook(t.Context(), pool, hook)
+		limit, is := errors.AsType[*outbox.LimitError](err)
+		if is != tooSoon || is && (limit.RetryAfter < 23*time.Hour || limit.RetryAfter > 24*time.Hour) {
+			t.Errorf("too soon %v: %v", tooSoon, err)
+		}
+	}
+	exec(t, pool, `UPDATE mailcrane.webhook SET rotated_at = rotated_at - interval '24 hours'`)
+	if err := outbox.RotateWebhook(t.Context(), pool, hook); err != nil {
+		t.Error(err)
+	}
+	if w, err := outbox.GetWebhook(t.Context(), pool, hook); err != nil || w.Generation != 3 {
+		t.Errorf("%+v, %v", w, err)
+	}
+}
+
+// Messages to webhooks are kept for thirty days, unless somebody says otherwise.
+func TestPrune_messagesToWebhooks(t *testing.T) {
+	t.Parallel()
+	pool, h := outboxtest.Database(t), &hop{}
+	createWebhook(t, pool, "")
+	inviteToGroup(t, pool, "1")
+	startTelling(t, pool, h)
+	eventuallyZero(t, pool, `SELECT 1 - count(*) FROM mailcrane.message WHERE channel = 'webhook' AND status = 'sent'`)
+	left := func(days, want int) {
+		t.Helper()
+		exec(t, pool, `UPDATE mailcrane.message SET finished_at = now() - make_interval(days => $1) WHERE finished_at IS NOT NULL`, days)
+		exec(t, pool, `SELECT mailcrane.prune_events(10)`)
+		if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message AS m JOIN mailcrane.attempt AS a ON a.message_id = m.id WHERE m.channel = 'webhook'`); n != want {
+			t.Errorf("%d messages of %d days ago", n, days)
+		}
+	}
+	left(29, 1)
+	left(31, 0)
+	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message`); n != 1 {
+		t.Errorf("%d messages are left of the invitation", n)
+	}
+	requireFindings(t, pool)
+}
+
 // Nobody waits for the events of others.
 func BenchmarkWebhooks(b *testing.B) {
 	pool := outboxtest.Database(b)

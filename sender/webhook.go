@@ -40,7 +40,8 @@ type WebhookConfig struct {
 // (standardwebhooks.com, version 1): signed, with an id that stays the same
 // whenever a message is repeated.
 //
-// It reaches public addresses only, by https and on the ports 443 and 8443: whoever
+// It reaches public addresses only, by https and on the ports 443 and 8443, or those
+// that are allowed: whoever
 // may make a webhook must not reach what is behind the daemon with it. That is
 // looked at when a connection is made, so that no name can lead elsewhere later,
 // and redirects are not followed.
@@ -66,7 +67,7 @@ func NewWebhook(config WebhookConfig) (*Webhook, error) {
 		config.Timeout = 15 * time.Second
 	}
 	w := &Webhook{WebhookConfig: config, places: newPlaces(requestsEach, requestsAll), ports: []uint16{443, 8443}}
-	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: func(_, address string, _ syscall.RawConn) error { return w.guard(address) }}
+	dialer := &net.Dialer{Timeout: 5 * time.Second, ControlContext: w.control}
 	w.client = &http.Client{
 		Timeout:       config.Timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -85,8 +86,16 @@ func NewWebhook(config WebhookConfig) (*Webhook, error) {
 // errGuarded never names the address: it would tell whoever asks what is there.
 var errGuarded = errors.New("the address is not one that a webhook may reach")
 
-// guard judges the address that is about to be dialled.
-func (w *Webhook) guard(address string) error {
+// inTheClear marks the context of a request by http.
+type inTheClear struct{}
+
+func (w *Webhook) control(ctx context.Context, _, address string, _ syscall.RawConn) error {
+	return w.guard(address, ctx.Value(inTheClear{}) != nil)
+}
+
+// guard judges the address that is about to be dialled: what goes there in the clear
+// goes to the networks that are allowed, and no further.
+func (w *Webhook) guard(address string, clear bool) error {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return errGuarded
@@ -97,7 +106,7 @@ func (w *Webhook) guard(address string) error {
 			return nil
 		}
 	}
-	if !isPublic(ip) || !slices.Contains(w.ports, at.Port()) {
+	if clear || !isPublic(ip) || !slices.Contains(w.ports, at.Port()) {
 		return errGuarded
 	}
 	return nil
@@ -196,6 +205,9 @@ func (w *Webhook) request(ctx context.Context, m *outbox.Message, target string,
 	body, err := json.Marshal(map[string]any{"type": event["type"], "timestamp": event["created_at"], "data": event})
 	if err != nil {
 		return nil, fmt.Errorf("write event: %w", err)
+	}
+	if !strings.HasPrefix(strings.ToLower(target), "https://") {
+		ctx = context.WithValue(ctx, inTheClear{}, true)
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil {

@@ -205,8 +205,29 @@ func TestWebhook_guardJudgesAddresses(t *testing.T) {
 		"[fec0::1]:443": false, "[ff02::1]:443": false, "[fe80::1]:443": false, "[fc00::1]:443": false,
 		"[2002:a01:203::1]:443": false, "100.64.0.1:443": false, "100.128.0.1:443": true, "172.15.0.1:443": true, "172.16.0.1:443": false, "x": false, "127.0.0.1": false,
 	} {
-		if err := w.guard(address); (err == nil) != good {
+		if err := w.guard(address, false); (err == nil) != good {
 			t.Errorf("%s: %v", address, err)
+		}
+		if err := w.guard(address, true); (err == nil) != (good && strings.Contains(address, "10.1.2.3")) {
+			t.Errorf("%s in the clear: %v", address, err)
+		}
+	}
+}
+
+// That a network of ours may be reached by http allows nobody to send elsewhere what
+// everybody on the way can read.
+func TestWebhook_publicAddressesAreNotReachedInTheClear(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]bool{"http://93.184.215.14:443/": true, "HTTP://93.184.215.14:8443/": true, "https://93.184.215.14:443/": false} {
+		w := hookTo(t, url, func(_ *outbox.Webhook, c *WebhookConfig) { c.Timeout = 2 * time.Second })
+		w.client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if err := w.control(ctx, network, address, nil); err != nil {
+				return nil, err
+			}
+			return nil, errors.New("nothing leaves this machine")
+		}
+		if _, err := w.Send(t.Context(), hookMessage(), (&handed{}).over); err == nil || errors.Is(err, errGuarded) != want {
+			t.Errorf("%s: %v", url, err)
 		}
 	}
 }
