@@ -204,6 +204,7 @@ ALTER TABLE mailcrane.webhook DROP COLUMN missed_at;
 DROP INDEX mailcrane.event_tenant;
 DROP INDEX mailcrane.message_webhook;
 DROP TABLE mailcrane.event_era;
+DROP VIEW mailcrane.oldest_writer;
 DELETE FROM mailcrane.retention WHERE what = 'webhook';
 ALTER TABLE mailcrane.retention
     DROP CONSTRAINT retention_what_check,

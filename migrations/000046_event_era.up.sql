@@ -437,10 +437,22 @@ BEGIN
 END
 $$;
 
+-- Transactions of all databases have numbers of the same row, and the horizon waits
+-- for the oldest, wherever that is.
+CREATE VIEW mailcrane.oldest_writer AS
+    SELECT 'transaction' AS kind, a.pid::text AS name, concat_ws(' ', a.datname, a.usename, a.application_name, a.state) AS detail, a.xact_start AS since
+    FROM pg_catalog.pg_stat_activity AS a
+    WHERE a.backend_xid = pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::xid
+    UNION ALL
+    SELECT 'prepared transaction', p.gid, concat_ws(' ', p.database, p.owner), p.prepared
+    FROM pg_catalog.pg_prepared_xacts AS p
+    WHERE p.transaction = pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::xid;
+
 COMMENT ON TABLE mailcrane.event_era IS 'One row is a time since which this copy of the database is the one that sends. Keys of events are ahead of the numbers of transactions by ahead, from first on.';
 COMMENT ON COLUMN mailcrane.event_era.last_xid IS 'With last_id, the last event of the era before. What comes between it and first, this database has not had.';
 COMMENT ON COLUMN mailcrane.event.xid IS 'The transaction that caused it, by its number and the era: see mailcrane.event_era. With id, the order in which events are read.';
 COMMENT ON COLUMN mailcrane.webhook.missed_at IS 'When events were deleted last that it had not been told of: see mailcrane.retention. NULL: never.';
+COMMENT ON VIEW mailcrane.oldest_writer IS 'The oldest transaction that has written, in any database of the server, and is not over. Events of later ones wait for it.';
 COMMENT ON FUNCTION mailcrane.event_key(xid8) IS 'What the number of a transaction is in the order of events.';
 COMMENT ON FUNCTION mailcrane.event_horizon() IS 'Below this, no event is added any more.';
 COMMENT ON FUNCTION mailcrane.begin_era() IS 'From now on the keys of events are above all that this database can have had.';

@@ -52,7 +52,8 @@ type RelayConfig struct {
 
 	// SnapshotAlarm is the age at which a transaction anywhere in the database is
 	// reported in the log: while it lasts PostgreSQL keeps every job that is done,
-	// and each fetch steps over them. Default 5 min.
+	// and each fetch steps over them. If it has written, in any database of the server,
+	// that is reported too: nobody reads the events of later ones. Default 5 min.
 	SnapshotAlarm time.Duration
 
 	Heartbeat time.Duration // how often this daemon proves that it lives; default Lease / 5
@@ -177,6 +178,7 @@ func (r *Relay) Start(ctx context.Context) error {
 	r.background.Go(func() { i.keepAlive(life) })
 	r.background.Go(func() { r.upkeep(life) })
 	r.background.Go(func() { r.watchSnapshots(life) })
+	r.background.Go(func() { r.watchEvents(life) })
 	r.background.Go(func() { r.tendInvitations(life) })
 	r.background.Go(func() { r.shareQueue(life) })
 	r.background.Go(func() { r.tellWebhooks(life) })

@@ -26,6 +26,42 @@ func (r *Relay) watchSnapshots(ctx context.Context) {
 	})
 }
 
+// watchEvents reports when somebody has written in a transaction, anywhere on the
+// server, and does not end it: events that were committed since cannot be read
+// before. See [ListEvents].
+func (r *Relay) watchEvents(ctx context.Context) {
+	oldest, since, alarmed := "", time.Now(), false
+	every(ctx, min(r.SnapshotAlarm/2, 30*time.Second), func() {
+		now, writer, err := r.oldestWriter(ctx)
+		switch {
+		case err != nil: // others say so
+		case now != oldest:
+			if oldest, since = now, time.Now(); alarmed {
+				r.Logger.Info("events can be read again")
+				alarmed = false
+			}
+		case now != "" && !alarmed && time.Since(since) >= r.SnapshotAlarm:
+			r.Logger.Warn("events cannot be read, and webhooks are told nothing: end the transaction that has written and is not over",
+				"kind", writer.Kind, "name", writer.Name, "detail", writer.Detail, "since", writer.Since)
+			alarmed = true
+		}
+	})
+}
+
+// oldestWriter gives the oldest transaction that has written and is not over, by its
+// number and with who that is. The number is empty if there is none.
+func (r *Relay) oldestWriter(ctx context.Context) (xid string, writer oldSnapshot, err error) {
+	ctx, cancel := context.WithTimeout(ctx, r.Lease)
+	defer cancel()
+	err = r.Pool.QueryRow(ctx, `
+		SELECT CASE WHEN pg_snapshot_xmin(s.now) < pg_snapshot_xmax(s.now) THEN pg_snapshot_xmin(s.now)::text ELSE '' END,
+		       coalesce(o.kind, ''), coalesce(o.name, ''), coalesce(o.detail, ''), o.since
+		FROM pg_current_snapshot() AS s (now)
+		LEFT JOIN mailcrane.oldest_writer AS o ON true
+		LIMIT 1`).Scan(&xid, &writer.Kind, &writer.Name, &writer.Detail, &writer.Since)
+	return xid, writer, err
+}
+
 // oldSnapshot is what keeps PostgreSQL from removing old versions of rows.
 type oldSnapshot struct {
 	Kind, Name, Detail string

@@ -204,3 +204,32 @@ func TestRelay_reportsWhoKeepsOldRowsAlive(t *testing.T) {
 	}
 	over.wait(t)
 }
+
+// The transactions of all databases of a server have numbers of the same row.
+func TestRelay_reportsWhoKeepsEventsBack(t *testing.T) {
+	t.Parallel()
+	pool, elsewhere := outboxtest.Database(t), outboxtest.EmptyDatabase(t)
+	began, over := newAlarm("webhooks are told nothing"), newAlarm("events can be read again")
+	began.Handler = over
+	startRelay(t, pool, &hop{}, func(c *outbox.RelayConfig) {
+		c.Logger = slog.New(began)
+		c.SnapshotAlarm = 300 * time.Millisecond
+	})
+	tx, err := elsewhere.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `CREATE TABLE written (n integer)`); err != nil {
+		t.Fatal(err)
+	}
+	began.wait(t)
+	waitUntil(t, "it is named", func() bool {
+		return value[int](t, pool, `SELECT count(*) FROM mailcrane.oldest_writer WHERE since IS NOT NULL AND detail LIKE $1`,
+			elsewhere.Config().ConnConfig.Database+" % idle in transaction") == 1
+	})
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	over.wait(t)
+}
