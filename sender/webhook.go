@@ -95,7 +95,7 @@ func (w *Webhook) control(ctx context.Context, _, address string, _ syscall.RawC
 
 // guard judges the address that is about to be dialled: what goes there in the clear
 // goes to the networks that are allowed, and no further.
-func (w *Webhook) guard(address string, clear bool) error {
+func (w *Webhook) guard(address string, readable bool) error {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return errGuarded
@@ -106,7 +106,7 @@ func (w *Webhook) guard(address string, clear bool) error {
 			return nil
 		}
 	}
-	if clear || !isPublic(ip) || !slices.Contains(w.ports, at.Port()) {
+	if readable || !isPublic(ip) || !slices.Contains(w.ports, at.Port()) {
 		return errGuarded
 	}
 	return nil
