@@ -57,6 +57,10 @@ type Config struct {
 	AcceptURL string
 	Secret    []byte
 
+	// WebhookProblem says what is wrong with the URL of a webhook to be, if anything is.
+	// Nil: what the database refuses.
+	WebhookProblem func(url string) string
+
 	// Join serves a page on which the invited accept or decline: see [JoinPath]. It
 	// needs no authorization but the token in its address.
 	Join bool
@@ -79,6 +83,8 @@ type server struct {
 	templates Templates
 	acceptURL string
 	secret    []byte
+
+	webhookProblem func(url string) string
 }
 
 // sendableToken is what fits into an Authorization header field.
@@ -93,6 +99,7 @@ func New(config Config) (http.Handler, error) {
 	s := &server{
 		pool: config.Pool, ready: config.Ready, logger: config.Logger,
 		templates: config.Templates, acceptURL: config.AcceptURL, secret: config.Secret,
+		webhookProblem: config.WebhookProblem,
 	}
 	if s.ready == nil {
 		s.ready = func(context.Context) error { return nil }

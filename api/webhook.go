@@ -116,6 +116,11 @@ func (s *server) createWebhook(ctx context.Context, in *createWebhookInput) (*cr
 	if len(s.secret) == 0 {
 		return nil, newProblem(notReady).because("Webhooks need MAILCRANE_SECRET, which makes their secrets. Nothing was written.")
 	}
+	if s.webhookProblem != nil {
+		if problem := s.webhookProblem(in.Body.URL); problem != "" {
+			return nil, newInputProblem(inputError{"body.url", problem})
+		}
+	}
 	id, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (string, error) {
 		return outbox.CreateWebhook(ctx, tx, tenantOf(ctx), in.Body.URL, in.Body.Types...)
 	})

@@ -58,10 +58,19 @@ func TestWebhooks_areMadeChangedAndRemoved(t *testing.T) {
 
 func TestWebhooks_badInput(t *testing.T) {
 	t.Parallel()
-	s := start(t, func(c *api.Config) { c.Secret = []byte("0123456789abcdef0123456789abcdef") })
+	s := start(t, func(c *api.Config) {
+		c.Secret = []byte("0123456789abcdef0123456789abcdef")
+		c.WebhookProblem = func(url string) string {
+			if url == "https://10.1.2.3" {
+				return "leads nowhere"
+			}
+			return ""
+		}
+	})
 	for body, location := range map[string]string{
 		`{}`:                                        "body",
 		`{"url":""}`:                                "body.url",
+		`{"url":"https://10.1.2.3"}`:                "body.url",
 		`{"url":"ftp://example.com"}`:               "body.url",
 		`{"url":"https://user@example.com"}`:        "body.url",
 		`{"url":"https://a:b@example.com/"}`:        "body.url",

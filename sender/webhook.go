@@ -2,6 +2,7 @@ package sender
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -66,7 +67,7 @@ func NewWebhook(config WebhookConfig) (*Webhook, error) {
 	if config.Timeout == 0 {
 		config.Timeout = 15 * time.Second
 	}
-	w := &Webhook{WebhookConfig: config, places: newPlaces(requestsEach, requestsAll), ports: []uint16{443, 8443}}
+	w := &Webhook{WebhookConfig: config, places: newPlaces(requestsEach, requestsAll), ports: webhookPorts()}
 	dialer := &net.Dialer{Timeout: 5 * time.Second, ControlContext: w.control}
 	w.client = &http.Client{
 		Timeout:       config.Timeout,
@@ -111,6 +112,40 @@ func (w *Webhook) guard(address string, readable bool) error {
 	}
 	return nil
 }
+
+// WebhookProblem says what is wrong with the URL of a webhook to be, or nothing: that
+// of one that no message could ever reach. What a name leads to shows only later.
+func WebhookProblem(target string, allow []netip.Prefix) string {
+	at, err := url.Parse(target)
+	if err != nil {
+		return "is not a URL"
+	}
+	w := &Webhook{WebhookConfig: WebhookConfig{Allow: allow}, ports: webhookPorts()}
+	readable, port := false, cmp.Or(at.Port(), "443")
+	if !strings.EqualFold(at.Scheme, "https") {
+		readable, port = true, cmp.Or(at.Port(), "80")
+	}
+	if _, err := netip.ParseAddr(at.Hostname()); err == nil {
+		if w.guard(net.JoinHostPort(at.Hostname(), port), readable) != nil {
+			return "leads to an address that a webhook may not reach"
+		}
+		return ""
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	switch {
+	case len(allow) > 0:
+		return "" // the name may be of one of those networks
+	case readable:
+		return "does not begin with https://"
+	case err != nil || !slices.Contains(w.ports, uint16(number)):
+		return "has another port than 443 and 8443"
+	default:
+		return ""
+	}
+}
+
+// webhookPorts are those of public addresses.
+func webhookPorts() []uint16 { return []uint16{443, 8443} }
 
 // notPublic are the networks of the registries for special purposes (RFC 6890) that
 // netip does not know of.

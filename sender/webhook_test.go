@@ -214,6 +214,24 @@ func TestWebhook_guardJudgesAddresses(t *testing.T) {
 	}
 }
 
+func TestWebhookProblem(t *testing.T) {
+	t.Parallel()
+	ours := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:1::/32")}
+	for target, want := range map[string][2]bool{ // good without networks that are allowed, and with them
+		"https://example.com/x": {true, true}, "https://example.com:8443": {true, true}, "HTTPS://example.com": {true, true},
+		"https://example.com:25": {false, true}, "http://example.com": {false, true}, "http://x:25/": {false, true},
+		"https://93.184.215.14": {true, true}, "https://93.184.215.14:25": {false, false}, "http://93.184.215.14:443": {false, false},
+		"https://10.1.2.3:25": {false, true}, "http://10.1.2.3": {false, true}, "http://10.2.2.3": {false, false}, "https://127.0.0.1": {false, false},
+		"https://[::ffff:10.1.2.3]": {false, true}, "https://[fd00:1::7]:99": {false, true}, "https://[::1]": {false, false}, "https://169.254.169.254/": {false, false},
+	} {
+		for i, allow := range [][]netip.Prefix{nil, ours} {
+			if problem := WebhookProblem(target, allow); (problem == "") != want[i] {
+				t.Errorf("%s, %v: %q", target, allow, problem)
+			}
+		}
+	}
+}
+
 // That a network of ours may be reached by http allows nobody to send elsewhere what
 // everybody on the way can read.
 func TestWebhook_publicAddressesAreNotReachedInTheClear(t *testing.T) {

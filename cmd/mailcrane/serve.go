@@ -274,6 +274,7 @@ func (d daemon) listen(ctx context.Context, pool *pgxpool.Pool, ready func(conte
 		Pool: pool, Token: d.APIToken, Ready: ready, Logger: d.log, Version: programVersion(),
 		Templates: templates, AcceptURL: d.acceptURL(), Secret: []byte(d.Secret),
 		Join: d.hostsJoin(), JoinNext: d.AcceptedURL,
+		WebhookProblem: func(url string) string { return sender.WebhookProblem(url, d.WebhookAllow) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("HTTP API: %w", err)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 
@@ -137,5 +138,28 @@ func TestServe_tellsWebhooksWhatHappens(t *testing.T) {
 		       (SELECT count(*) FROM mailcrane.audit())`).Scan(&loops, &findings))
 	if loops != 0 || findings != 0 {
 		t.Errorf("%d events about messages to webhooks, %d findings of the audit", loops, findings)
+	}
+}
+
+// mailcrane dev allows this machine, and by http no other.
+func TestDev_refusesWebhooksThatNothingReaches(t *testing.T) {
+	t.Parallel()
+	_, base, _ := startDev(t)
+	for url, want := range map[string]int{
+		"http://127.0.0.1:9/": http.StatusCreated, "http://10.1.2.3/": http.StatusUnprocessableEntity, "http://93.184.215.14/": http.StatusUnprocessableEntity,
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, base+"/v1/webhooks", strings.NewReader(`{"url":"`+url+`"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Content-Type", "application/json")
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("%s: %s", url, response.Status)
+		}
 	}
 }
