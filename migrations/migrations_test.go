@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/golang-migrate/migrate/v4"
 	_ "github.com/golang-migrate/migrate/v4/database/pgx/v5"
@@ -271,4 +272,48 @@ func TestUp_refusesADatabaseThatIsNotUTF8(t *testing.T) {
 	if err := migrations.Up(t.Context(), latin1); err == nil || !strings.Contains(err.Error(), "UTF8") {
 		t.Error(err)
 	}
+}
+
+// Who takes back the eras of events loses none: what webhooks were not told of yet
+// they are told then.
+func TestDown_keepsTheEventsOfAnEra(t *testing.T) {
+	t.Parallel()
+	pool := emptyDatabase(t)
+	if err := migrations.Up(t.Context(), url(pool)); err != nil {
+		t.Fatal(err)
+	}
+	exec1(t, pool, `SELECT mailcrane.create_webhook('https://example.com/hook')`)
+	told := func(want string) {
+		t.Helper()
+		var got string
+		ticker := time.NewTicker(20 * time.Millisecond)
+		defer ticker.Stop()
+		for range 1000 {
+			exec1(t, pool, `SELECT mailcrane.send_events()`)
+			err := pool.QueryRow(t.Context(), `
+				SELECT coalesce(string_agg(m.data ->> 'group_id', ' ' ORDER BY m.data ->> 'group_id'), '')
+				FROM mailcrane.message AS m WHERE m.channel = 'webhook'`).Scan(&got)
+			if err != nil || got == want {
+				break
+			}
+			<-ticker.C
+		}
+		if got != want {
+			t.Errorf("told of %q, want %q", got, want)
+		}
+	}
+	exec1(t, pool, `SELECT mailcrane.adopt()`)
+	exec1(t, pool, `SELECT mailcrane.invite('1', 'ada@example.com')`)
+	told("1")
+	exec1(t, pool, `SELECT mailcrane.invite('2', 'ada@example.com')`)
+	if err := migrations.Down(t.Context(), url(pool), migrations.Latest()-39); err != nil {
+		t.Fatal(err)
+	}
+	exec1(t, pool, `SELECT mailcrane.invite('3', 'ada@example.com')`)
+	told("1 2 3")
+	if err := migrations.Up(t.Context(), url(pool)); err != nil {
+		t.Fatal(err)
+	}
+	exec1(t, pool, `SELECT mailcrane.invite('4', 'grace@example.com')`)
+	told("1 2 3 4")
 }
