@@ -95,6 +95,10 @@ func TestQuota_holdsForResend(t *testing.T) {
 			wantLimit(t, err)
 		}
 	}
+	exec(t, pool, `UPDATE mailcrane.recipient_use SET times = ARRAY(SELECT u.at - interval '1 day' FROM unnest(times) AS u (at))`)
+	if receipt, err := outbox.Resend(t.Context(), pool, ids[4]); err != nil || receipt.Result != outbox.Created {
+		t.Errorf("another day: %+v, %v", receipt, err)
+	}
 }
 
 func TestResend_toASuppressedAddressLeavesTheLinkGood(t *testing.T) {
