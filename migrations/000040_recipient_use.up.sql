@@ -620,11 +620,20 @@ DECLARE
     n bigint := 0;
     k bigint;
 BEGIN
-    DELETE FROM recipient_use AS u WHERE u.last_at < now() - interval '1 day';
     IF NOT pg_try_advisory_xact_lock(hashtextextended('mailcrane.prune', 0)) THEN
         RETURN 0;
     END IF;
     n := prune_messages(at_most) + prune_events(at_most);
+    DELETE FROM recipient_use AS u
+    WHERE u.recipient = ANY (ARRAY(
+        SELECT o.recipient
+        FROM recipient_use AS o
+        WHERE o.last_at < now() - interval '1 day'
+        ORDER BY o.last_at
+        LIMIT at_most
+        FOR UPDATE SKIP LOCKED));  -- whoever counts one waits for nobody but others who count
+    GET DIAGNOSTICS k = ROW_COUNT;
+    n := n + k;
     DELETE FROM bounce AS b
     WHERE b.id = ANY (ARRAY(
         SELECT o.id

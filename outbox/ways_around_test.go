@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/mailcrane/mailcrane/outbox"
 	"github.com/mailcrane/mailcrane/outbox/outboxtest"
 )
@@ -58,15 +60,27 @@ func TestQuota_isNotGivenBackWhenAnInvitationIsMovedAway(t *testing.T) {
 	}
 }
 
-// What counts for a day is remembered for a day.
+// What counts for a day is remembered for a day, and forgotten without waiting for
+// those who count.
 func TestPrune_forgetsWhoWasMailed(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
 	exec(t, pool, `
 		INSERT INTO mailcrane.recipient_use (recipient, times, last_at)
-		VALUES (1, ARRAY[now() - interval '25 hours'], now() - interval '25 hours'), (2, ARRAY[now()], now())`)
-	exec(t, pool, `SELECT mailcrane.prune()`)
-	if n := value[int](t, pool, `SELECT sum(recipient) FROM mailcrane.recipient_use`); n != 2 {
+		SELECT n, ARRAY[now() - age], now() - age FROM (VALUES (1, interval '25 hours'), (2, '0'), (4, '26 hours')) AS v (n, age)`)
+	err := pgx.BeginFunc(t.Context(), pool, func(counting pgx.Tx) error {
+		if _, err := counting.Exec(t.Context(), `SELECT FROM mailcrane.recipient_use WHERE recipient = 4 FOR UPDATE`); err != nil {
+			return err
+		}
+		return pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+			_, err := tx.Exec(t.Context(), `SET LOCAL lock_timeout = '5s'; SELECT mailcrane.prune()`)
+			return err
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := value[int](t, pool, `SELECT sum(recipient) FROM mailcrane.recipient_use`); n != 2+4 {
 		t.Errorf("%d", n)
 	}
 }
