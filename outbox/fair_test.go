@@ -132,3 +132,44 @@ func TestFairness_isOverWithTheCrowd(t *testing.T) {
 		t.Error("the message has not got the usual place")
 	}
 }
+
+// Whoever wrote a moment before the crowd was known does not wait until the whole
+// queue has been looked at.
+func TestFairness_theNewestComeFirst(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	fill(t, pool, "many", "2")
+	jobOf := func(tenant string) string {
+		t.Helper()
+		receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{Tenant: tenant, GroupID: "g", Email: tenant + "@example.com"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value[string](t, pool, `SELECT job_id::text FROM mailcrane.message WHERE id = $1::text::uuid`, receipt.MessageID)
+	}
+	old := jobOf("old")
+	exec(t, pool, `UPDATE mailcrane.river_job SET scheduled_at = scheduled_at - interval '1 hour'`)
+	fresh := jobOf("fresh")
+	goesFirst := func(job string) bool {
+		t.Helper()
+		return value[bool](t, pool, `SELECT priority = 1 AND scheduled_at < now() - interval '300 days' FROM mailcrane.river_job WHERE id = $1::text::bigint`, job)
+	}
+	exec(t, pool, `SELECT mailcrane.find_crowd()`)
+	if !goesFirst(fresh) || goesFirst(old) {
+		t.Errorf("at once: the newest %t, the old one %t", goesFirst(fresh), goesFirst(old))
+	}
+	if later := jobOf("later"); !goesFirst(later) {
+		t.Error("the crowd is not known to those who write")
+	}
+	exec(t, pool, `SELECT mailcrane.let_through()`)
+	if !goesFirst(old) {
+		t.Error("the old one waits")
+	}
+
+	// What comes back goes first as well.
+	exec(t, pool, `UPDATE mailcrane.river_job SET priority = 2, scheduled_at = now() WHERE id = $1::text::bigint`, old)
+	exec(t, pool, `SELECT mailcrane.find_crowd()`)
+	if !goesFirst(old) {
+		t.Error("what comes back waits")
+	}
+}

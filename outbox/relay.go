@@ -180,7 +180,8 @@ func (r *Relay) Start(ctx context.Context) error {
 	r.background.Go(func() { r.watchSnapshots(life) })
 	r.background.Go(func() { r.watchEvents(life) })
 	r.background.Go(func() { r.tendInvitations(life) })
-	r.background.Go(func() { r.shareQueue(life) })
+	r.background.Go(func() { r.findCrowd(life) })
+	r.background.Go(func() { r.letThrough(life) })
 	r.background.Go(func() { r.tellWebhooks(life) })
 	r.background.Go(func() { // life ends after the last worker
 		r.supervise()

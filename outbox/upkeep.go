@@ -219,16 +219,26 @@ func (r *Relay) tellEach(ctx context.Context) (more bool) {
 	return more && ctx.Err() == nil
 }
 
-// shareQueue sees to it that who has much in the queue does not keep others waiting.
-func (r *Relay) shareQueue(ctx context.Context) {
-	every(ctx, 500*time.Millisecond, func() {
-		if r.instance.copied() {
-			return
-		}
-		if _, err := r.Pool.Exec(ctx, `SELECT mailcrane.share_queue()`); err != nil && ctx.Err() == nil {
-			r.Logger.Error("sharing the queue failed", "error", err)
-		}
-	})
+// findCrowd sees to it that who has much in the queue does not keep others waiting,
+// from the first moment on.
+func (r *Relay) findCrowd(ctx context.Context) {
+	find := func() { r.share(ctx, `SELECT mailcrane.find_crowd()`) }
+	find()
+	every(ctx, 500*time.Millisecond, find)
+}
+
+// letThrough looks at the whole queue for others, which takes its time.
+func (r *Relay) letThrough(ctx context.Context) {
+	every(ctx, 500*time.Millisecond, func() { r.share(ctx, `SELECT mailcrane.let_through()`) })
+}
+
+func (r *Relay) share(ctx context.Context, statement string) {
+	if r.instance.copied() {
+		return
+	}
+	if _, err := r.Pool.Exec(ctx, statement); err != nil && ctx.Err() == nil {
+		r.Logger.Error("sharing the queue failed", "error", err)
+	}
 }
 
 // tend runs a statement until there is nothing more to do for it.
