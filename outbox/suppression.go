@@ -51,7 +51,8 @@ func Suppress(ctx context.Context, tx Tx, tenant string, list ...Suppression) (c
 }
 
 // Unsuppress lets an address be written to again, or gives [ErrNotFound]. Messages
-// that were suppressed meanwhile stay so.
+// that were suppressed meanwhile stay so. One that was erased is suppressed under its
+// [ErasedAddress].
 func Unsuppress(ctx context.Context, tx Tx, tenant, address string) error {
 	if !utf8.ValidString(address) || strings.ContainsRune(address, 0) {
 		return fmt.Errorf("suppression: %w", ErrNotFound)

@@ -42,10 +42,9 @@ type WebhookConfig struct {
 // whenever a message is repeated.
 //
 // It reaches public addresses only, by https and on the ports 443 and 8443, or those
-// that are allowed: whoever
-// may make a webhook must not reach what is behind the daemon with it. That is
-// looked at when a connection is made, so that no name can lead elsewhere later,
-// and redirects are not followed.
+// that are allowed: whoever may make a webhook must not reach what is behind the
+// daemon with it. That is looked at when a connection is made, so that no name can
+// lead elsewhere later, and redirects are not followed.
 type Webhook struct {
 	WebhookConfig
 	client *http.Client
