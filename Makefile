@@ -2,7 +2,6 @@
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 GO_TOOL := go tool -modfile=tools.mod
-FUZZTIME ?= 30s
 REDOCLY := npx --yes @redocly/cli@2.77.0
 SQUAWK  := npx --yes squawk-cli@2.66.0
 
@@ -41,13 +40,7 @@ check: ## install what is missing, lint, and run every test with the race detect
 	[ -z "$$failed" ] || { echo "not green: $$failed"; exit 1; }
 
 fuzz: ## feed every fuzz target with input by chance, half a minute each (FUZZTIME=10m)
-	@grep -rlE '^func Fuzz' --include='*_test.go' . | sort | while read -r file; do \
-		sed -nE 's/^func (Fuzz[A-Za-z0-9]*).*/\1/p' "$$file" | while read -r target; do \
-			echo "$$target"; \
-			go test "$$(dirname "$$file")" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x >bin/fuzz.txt 2>&1 </dev/null || { cat bin/fuzz.txt; exit 1; }; \
-			grep -E '^fuzz: elapsed' bin/fuzz.txt | tail -n 1; \
-		done || exit 1; \
-	done
+	@.ci/fuzz $(FUZZTIME)
 
 torture: build ## kill, cut and stop what can be, for about an hour, and count the mails (ARGS="--seed 7")
 	@exec bin/mailcrane torture --scale 1 --messages 20000 $(ARGS)
