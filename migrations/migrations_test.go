@@ -3,8 +3,6 @@ package migrations_test
 import (
 	"context"
 	"errors"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,22 +40,15 @@ func exec1(t *testing.T, pool *pgxpool.Pool, statement string) {
 // table.
 func dump(t *testing.T, pool *pgxpool.Pool) string {
 	t.Helper()
-	pgDump, err := exec.LookPath("pg_dump")
-	if err != nil {
-		bin, err := exec.CommandContext(t.Context(), "pg_config", "--bindir").Output()
-		if err != nil {
-			t.Fatal("pg_dump is not installed: apt-get install postgresql-client")
-		}
-		pgDump = filepath.Join(strings.TrimSpace(string(bin)), "pg_dump")
-	}
-	out, err := exec.CommandContext(t.Context(), pgDump, "--schema-only", "--exclude-table=*schema_migrations", "--restrict-key=x", url(pool)).Output()
+	options := []string{"--schema-only", "--exclude-table=*schema_migrations"}
+	out, err := outboxtest.Dump(t, url(pool), append(options, "--restrict-key=x")...)
 	if err != nil { // an older pg_dump knows no --restrict-key, and writes none
-		out, err = exec.CommandContext(t.Context(), pgDump, "--schema-only", "--exclude-table=*schema_migrations", url(pool)).Output()
+		out, err = outboxtest.Dump(t, url(pool), options...)
 	}
 	if err != nil {
-		t.Fatal(err, string(err.(*exec.ExitError).Stderr)) //nolint:errorlint // Output gives it as it is
+		t.Fatal(err)
 	}
-	return inOneOrder(string(out))
+	return inOneOrder(out)
 }
 
 // inOneOrder makes schemas comparable that differ in the order of their columns
