@@ -69,7 +69,7 @@ func prepareBody(op *huma.Operation, w http.ResponseWriter, r *http.Request) *pr
 		limitBody(w, r, maxBatchBody)
 		return nil
 	}
-	limitBody(w, r, maxBody)
+	limitBody(w, r, max(maxBody, op.MaxBodyBytes-1))
 	return readBody(r)
 }
 

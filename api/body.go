@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,13 +23,19 @@ const (
 	maxBody      = 64 << 10 // bytes
 	maxBatchBody = 1 << 20  // bytes
 	maxNesting   = 64       // objects and arrays in each other
-	bodyTimeout  = 5 * time.Second
+
+	bodyTimeout      = 5 * time.Second
+	largeBodyTimeout = 15 * time.Second // for more than maxBody
 )
 
 // limitBody bounds the size of the body of r, and the time it may take.
 func limitBody(w http.ResponseWriter, r *http.Request, size int64) {
+	timeout := bodyTimeout
+	if size > maxBody {
+		timeout = largeBodyTimeout
+	}
 	// Without deadlines, as with some wrapped connections, the server's apply.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout))
 	r.Body = http.MaxBytesReader(w, r.Body, size)
 }
 
@@ -95,6 +102,20 @@ func readJSON(data []byte, v any) error {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.UseNumber() // the numbers in "data" are not ours to round
 	return plainError(decoder.Decode(v))
+}
+
+// decodeDocument decodes what is one document, whatever it says. It leaves numbers as
+// they are written: ids have up to 19 digits, and two of them must not become one.
+func decodeDocument(data []byte) (document any, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.UseNumber()
+	if err := decoder.Decode(&document); err != nil {
+		return nil, err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, cmp.Or(err, errors.New("does not end where it should"))
+	}
+	return document, nil
 }
 
 // checkNames refuses names of fields in another case, which huma and

@@ -194,7 +194,7 @@ func (s *service) dial(request string) string {
 	defer conn.Close() //nolint:errcheck // the test is over
 	stop := context.AfterFunc(s.t.Context(), func() { _ = conn.Close() })
 	defer stop()
-	if err := conn.SetDeadline(time.Now().Add(15 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		s.t.Fatal(err)
 	}
 	if _, err := io.WriteString(conn, request); err != nil {
@@ -237,4 +237,23 @@ func TestBody_mayBeMissingWithItsType(t *testing.T) {
 		t.Errorf("%d", a.StatusCode)
 	}
 	s.request(http.MethodPost, "/v1/groups/42/invitations", "", "Content-Type", "-").problem(http.StatusUnsupportedMediaType, "unsupported-media-type")
+}
+
+// A megabyte may take a while.
+func TestBatch_bodyMayTakeItsTime(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	body, upload := io.Pipe()
+	go func() {
+		_, _ = io.WriteString(upload, `{"invitations":[`)
+		<-time.After(6 * time.Second) // longer than a small body may take
+		_, _ = io.WriteString(upload, `{"email":"ada@example.com"}]}`)
+		_ = upload.Close()
+	}()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/v1/groups/42/invitations/batch", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	s.do(r).want(http.StatusAccepted)
 }

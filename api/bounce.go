@@ -19,9 +19,9 @@ import (
 func bouncesOperation() huma.Operation {
 	op := listOperation("reportBounces", "/v1/bounces", "Bounces", "Report bounces and complaints",
 		"Hard bounces and complaints keep the address from being written to, from now on. All or none are recorded; what has the same source and "+
-			"source_id is recorded once.")
+			"source_id is recorded once. The body has at most 1 MiB.")
 	op.Method = http.MethodPost
-	return withBody(op)
+	return withBodyOf(op, maxBatchBody)
 }
 
 func providerOperation() huma.Operation {
@@ -140,7 +140,7 @@ func (s *server) reportBouncesOfProvider(ctx context.Context, in *providerInput)
 	if err := checkDocument(body); err != nil {
 		return nil, brokenDocument(err)
 	}
-	document, err := decodeReport(body)
+	document, err := decodeDocument(body)
 	if err != nil {
 		return nil, brokenDocument(err)
 	}

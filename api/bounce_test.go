@@ -93,6 +93,22 @@ func TestBounces_badInput(t *testing.T) {
 	}
 }
 
+func TestBounces_longLists(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	var bounces []string
+	for i := range 1000 {
+		bounces = append(bounces, fmt.Sprintf(`{"kind":"soft","address":"a%d@example.com","diagnostic":%q}`, i, strings.Repeat("450 4.2.2 full. ", 50)))
+	}
+	a := s.request(http.MethodPost, "/v1/bounces", `{"bounces":[`+strings.Join(bounces, ",")+`]}`).want(http.StatusOK)
+	if !strings.HasPrefix(string(a.body), `{"recorded":1000,"existing":0,"ignored":0,`) {
+		t.Errorf("%.100s", a.body)
+	}
+	a = s.request(http.MethodPost, "/v1/bounces", strings.Repeat(" ", 1<<20+1))
+	s.description().declared(a, "/v1/bounces")
+	a.problem(http.StatusRequestEntityTooLarge, "body-too-large")
+}
+
 var long101 = strings.Repeat("a", 101)
 
 func TestProviders_areUnderstood(t *testing.T) {

@@ -19,6 +19,7 @@ type caller struct {
 	tenant  string // sees nothing else
 	scopes  []string
 	expires *time.Time // nil: never
+	key     string     // the id of its key
 }
 
 type callerKey struct{}
@@ -51,7 +52,7 @@ func (s *server) checkKey(op *huma.Operation, r *http.Request, key string) (call
 		return caller{}, newProblem(insufficientScope, "WWW-Authenticate", `Bearer realm="mailcrane", error="insufficient_scope", scope="`+scope+`"`).
 			because("This needs a key with the scope " + scope + ".")
 	}
-	return caller{tenant: k.Tenant, scopes: k.Scopes, expires: k.ExpiresAt}, nil
+	return caller{tenant: k.Tenant, scopes: k.Scopes, expires: k.ExpiresAt, key: k.ID}, nil
 }
 
 // checkOwner keeps a caller from what belongs to another tenant: it is not found, as

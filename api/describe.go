@@ -179,6 +179,7 @@ func enqueueOperation() huma.Operation {
 	op := listOperation("enqueueMessage", "/v1/messages", "Messages", "Send a message of any template",
 		"For any mail but invitations. The answer means that it is stored; the mail follows, usually at once.")
 	op.Method, op.DefaultStatus = http.MethodPost, http.StatusAccepted
+	op.Errors = append(op.Errors, http.StatusTooManyRequests)
 	return withBody(op)
 }
 
@@ -237,9 +238,12 @@ func changeOperation(id, path, tag, summary, description string) huma.Operation 
 }
 
 // withBody adds what an operation with a small body can answer.
-func withBody(op huma.Operation) huma.Operation {
-	op.MaxBodyBytes = maxBody + 1 // huma takes the limit itself for too much
-	op.BodyReadTimeout = -1       // no deadline any more: the body has been read
+func withBody(op huma.Operation) huma.Operation { return withBodyOf(op, maxBody) }
+
+// withBodyOf does the same for one with a body of at most so many bytes.
+func withBodyOf(op huma.Operation, size int64) huma.Operation {
+	op.MaxBodyBytes = size + 1 // huma takes the limit itself for too much
+	op.BodyReadTimeout = -1    // no deadline any more: the body has been read
 	op.Errors = append(op.Errors,
 		http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	return op

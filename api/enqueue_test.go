@@ -76,3 +76,18 @@ func TestEnqueue_refusesWhatItShould(t *testing.T) {
 	}
 	t.Logf("%d bodies", tried)
 }
+
+func TestEnqueue_hasAQuota(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	if _, err := s.pool.Exec(t.Context(), `INSERT INTO mailcrane.quota (kind, at_most) VALUES ('message', 1)`); err != nil {
+		t.Fatal(err)
+	}
+	const body = `{"recipient":"ada@example.com","template":"verify"}`
+	s.post("/v1/messages", "/v1/messages", body).want(http.StatusAccepted)
+	a := s.post("/v1/messages", "/v1/messages", body)
+	a.problem(http.StatusTooManyRequests, "limit-reached")
+	if a.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+}

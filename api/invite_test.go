@@ -201,11 +201,7 @@ func TestInvite_isWrittenThoughTheClientGoesAway(t *testing.T) {
 	}))
 	t.Cleanup(watched.Close)
 
-	tx, err := s.pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	tx := outboxtest.Begin(t, s.pool)
 	if _, err := tx.Exec(t.Context(), `LOCK TABLE mailcrane.invitation IN ACCESS EXCLUSIVE MODE`); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -32,7 +33,7 @@ func keyOperation() huma.Operation {
 
 func revokeKeyOperation() huma.Operation {
 	return changeOperation("revokeKey", "/v1/keys/{id}/revoke", "Keys", "Make a key invalid",
-		"At once. A second time changes nothing. Keys that it has made stay valid: revoke those as well.")
+		"At once. A second time changes nothing. Keys that it has made stay valid, unless with_children is asked for: that is for a key which somebody has found.")
 }
 
 type createKeyInput struct {
@@ -76,6 +77,7 @@ type key struct {
 	CreatedAt  time.Time `json:"created_at" example:"2030-01-31T09:00:00.123456Z"`
 	ExpiresAt  time.Time `json:"expires_at,omitzero" example:"2035-01-31T09:00:00Z" doc:"When it becomes invalid. Missing: never."`
 	LastUsedAt time.Time `json:"last_used_at,omitzero" example:"2030-02-01T10:00:00.123456Z" doc:"To a minute. Missing: never."`
+	ParentID   string    `json:"parent_id,omitempty" format:"uuid" example:"01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b22" doc:"The key that made it. Missing: the operator did."`
 	RevokedAt  time.Time `json:"revoked_at,omitzero" example:"2030-03-01T10:00:00.123456Z" doc:"When it was made invalid. Missing: it was not."`
 }
 
@@ -84,6 +86,7 @@ func (s *server) createKey(ctx context.Context, in *createKeyInput) (*createKeyO
 		Name: in.Body.Name, Tenant: in.Body.Tenant, Test: in.Body.Test, Scopes: in.Body.Scopes, ExpiresAt: in.Body.ExpiresAt,
 	}
 	if asking := callerOf(ctx); asking.tenant != "" {
+		wanted.ParentID = asking.key
 		if p := restrict(&wanted, asking); p != nil {
 			return nil, p
 		}
@@ -93,6 +96,9 @@ func (s *server) createKey(ctx context.Context, in *createKeyInput) (*createKeyO
 		out.Body.ID, out.Body.Key, err = outbox.CreateAPIKey(ctx, tx, wanted)
 		return struct{}{}, err
 	})
+	if errors.Is(err, outbox.ErrInvalidKey) { // revoked at the same moment
+		return nil, wrongToken()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -151,9 +157,14 @@ func (s *server) getKey(ctx context.Context, in *idInput) (*keyOutput, error) {
 	return &keyOutput{Body: newAPIKey(k)}, nil
 }
 
-func (s *server) revokeKey(ctx context.Context, in *idInput) (*keyOutput, error) {
+type revokeKeyInput struct {
+	ID           string `path:"id" maxLength:"64" example:"01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b21" doc:"The id of the key."`
+	WithChildren bool   `query:"with_children" doc:"Make the keys invalid as well that it has made, and those that they have."`
+}
+
+func (s *server) revokeKey(ctx context.Context, in *revokeKeyInput) (*keyOutput, error) {
 	k, err := commit(ctx, s.pool, func(ctx context.Context, tx outbox.Tx) (outbox.APIKey, error) {
-		if err := outbox.RevokeAPIKey(ctx, tx, in.ID); err != nil {
+		if err := outbox.RevokeAPIKey(ctx, tx, in.ID, in.WithChildren); err != nil {
 			return outbox.APIKey{}, err
 		}
 		return outbox.GetAPIKey(ctx, tx, in.ID)
@@ -167,6 +178,6 @@ func (s *server) revokeKey(ctx context.Context, in *idInput) (*keyOutput, error)
 func newAPIKey(k outbox.APIKey) key {
 	return key{
 		ID: k.ID, Tenant: k.Tenant, Name: k.Name, Prefix: k.Prefix, Scopes: k.Scopes,
-		CreatedAt: k.CreatedAt.UTC(), ExpiresAt: utc(k.ExpiresAt), LastUsedAt: utc(k.LastUsedAt), RevokedAt: utc(k.RevokedAt),
+		CreatedAt: k.CreatedAt.UTC(), ExpiresAt: utc(k.ExpiresAt), LastUsedAt: utc(k.LastUsedAt), RevokedAt: utc(k.RevokedAt), ParentID: k.ParentID,
 	}
 }

@@ -174,6 +174,49 @@ func TestKeys_makeNoneThatMayDoMore(t *testing.T) {
 	}
 }
 
+// Whoever has found a key may have made others, and others with those.
+func TestKeys_areRevokedWithTheirChildren(t *testing.T) {
+	t.Parallel()
+	s := start(t, withToken)
+	d := s.description()
+	const revoke = "/v1/keys/{id}/revoke"
+	scopes := []string{"keys:write", "keys:read", "messages:read"}
+	create := func(with, body string) (id, key string) {
+		t.Helper()
+		made := s.request(http.MethodPost, "/v1/keys", body, bearer(with)...).want(http.StatusCreated).document()
+		return fmt.Sprint(made["id"]), fmt.Sprint(made["key"])
+	}
+	const child = `{"name":"child","scopes":["keys:write","keys:read","messages:read"]}`
+	found := s.key(outbox.NewAPIKey{Name: "found", Scopes: scopes})
+	foundID := s.value(`SELECT id::text FROM mailcrane.api_key WHERE name = 'found'`)
+	childID, childKey := create(found, child)
+	_, grandchild := create(childKey, `{"name":"grandchild","test":true}`)
+	other := s.key(outbox.NewAPIKey{Name: "other", Scopes: scopes})
+	_, cousin := create(other, `{"name":"cousin"}`)
+
+	a := s.get("/v1/keys/"+childID, operator()...).want(http.StatusOK)
+	d.declared(a, "/v1/keys/{id}")
+	if parent := a.document()["parent_id"]; parent != foundID {
+		t.Errorf("the parent is %v", parent)
+	}
+	if parent := s.get("/v1/keys/"+foundID, operator()...).document()["parent_id"]; parent != nil {
+		t.Errorf("the operator's key has the parent %v", parent)
+	}
+	valid := func(want int, keys ...string) {
+		t.Helper()
+		for _, key := range keys {
+			s.get("/v1/messages", bearer(key)...).want(want)
+		}
+	}
+	s.request(http.MethodPost, "/v1/keys/"+foundID+"/revoke", "", operator()...).want(http.StatusOK)
+	valid(http.StatusUnauthorized, found)
+	valid(http.StatusOK, childKey, grandchild)
+	a = s.request(http.MethodPost, "/v1/keys/"+foundID+"/revoke?with_children=true", "", operator()...).want(http.StatusOK)
+	d.declared(a, revoke)
+	valid(http.StatusUnauthorized, found, childKey, grandchild)
+	valid(http.StatusOK, other, cousin)
+}
+
 // Otherwise who has a key for a day could have one for ever.
 func TestKeys_makeNoneThatOutlivesThem(t *testing.T) {
 	t.Parallel()

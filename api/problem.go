@@ -103,7 +103,7 @@ var (
 	wrongMethod = kind{http.StatusMethodNotAllowed, "method-not-allowed", "Method not allowed",
 		"This path takes other methods."}
 	slowBody = kind{http.StatusRequestTimeout, "slow-body", "Body took too long",
-		fmt.Sprintf("The body did not arrive within %s. Nothing was written.", bodyTimeout)}
+		fmt.Sprintf("The body did not arrive within %s, or %s where it may be large. Nothing was written.", bodyTimeout, largeBodyTimeout)}
 	bodyTooLarge = kind{http.StatusRequestEntityTooLarge, "body-too-large", "Body too large",
 		"The body is larger than it may be. Nothing was written."}
 	wrongMediaType = kind{http.StatusUnsupportedMediaType, "unsupported-media-type", "Unsupported media type",

@@ -1,13 +1,9 @@
 package api
 
 import (
-	"bytes"
-	"cmp"
 	_ "embed"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -53,25 +49,11 @@ type report struct {
 	results []outbox.Reported // of those that are recorded
 }
 
-// decodeReport leaves numbers as they are written: ids have up to 19 digits, and two
-// of them must not become one.
-func decodeReport(body []byte) (document any, err error) {
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.UseNumber()
-	if err := decoder.Decode(&document); err != nil {
-		return nil, err
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, cmp.Or(err, errors.New("does not end where it should"))
-	}
-	return document, nil
-}
-
 // read finds the bounces in a report. What it does not understand it ignores: the
 // provider would only send it again.
 func (p provider) read(name string, document any) report {
 	if text, ok := first(p.Document, document).(string); ok {
-		if inner, err := decodeReport([]byte(text)); err == nil {
+		if inner, err := decodeDocument([]byte(text)); err == nil {
 			document = inner
 		}
 	}

@@ -68,10 +68,7 @@ func claimOf(op *huma.Operation, w http.ResponseWriter, r *http.Request) (*claim
 // requestHash is the same for requests that ask for the same. The order of names
 // and the blanks in a document do not matter.
 func requestHash(operation, uri string, body []byte) []byte {
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.UseNumber()
-	var document any
-	if decoder.Decode(&document) == nil && !decoder.More() {
+	if document, err := decodeDocument(body); err == nil {
 		if plain, err := json.Marshal(document); err == nil {
 			body = plain
 		}

@@ -173,3 +173,58 @@ func TestFairness_theNewestComeFirst(t *testing.T) {
 		t.Error("what comes back waits")
 	}
 }
+
+// It is looked for twice a second, and the queue may have millions.
+func TestFindCrowd_readsNotTheWholeQueue(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	fill(t, pool, "many", "2")
+	exec(t, pool, `UPDATE mailcrane.river_job SET scheduled_at = scheduled_at - interval '1 hour'`)
+	exec(t, pool, `SELECT mailcrane.find_crowd()`)
+	tx := outboxtest.Begin(t, pool)
+	_, before := reads(t, tx)
+	if _, err := tx.Exec(t.Context(), `SELECT mailcrane.find_crowd()`); err != nil {
+		t.Fatal(err)
+	}
+	// 20 places of 30 jobs, and their messages; 200 to begin with.
+	if _, rows := reads(t, tx); rows == before || rows-before > crowd/2 {
+		t.Errorf("%d rows", rows-before)
+	}
+}
+
+func TestLetThrough_looksAgainAsOftenAsItIsWorthIt(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	exec(t, pool, `UPDATE mailcrane.quota SET at_most = 10000`)
+	fill(t, pool, "many", "2")
+	exec(t, pool, `SELECT count(*) FROM generate_series(1, 1500) AS s (n)
+		CROSS JOIN LATERAL mailcrane.enqueue('other' || s.n || '@example.com', 'verify', tenant => 'other' || s.n)`)
+	exec(t, pool, `UPDATE mailcrane.river_job SET scheduled_at = scheduled_at - interval '1 hour'`)
+	exec(t, pool, `INSERT INTO mailcrane.crowd (tenant) VALUES ('many')`)
+	letThrough := func(want int) {
+		t.Helper()
+		if n := value[int](t, pool, `SELECT mailcrane.let_through()`); n != want {
+			t.Errorf("%d were let through, not %d", n, want)
+		}
+	}
+	letThrough(1000)
+	letThrough(500)
+	waiting := func() {
+		t.Helper()
+		exec(t, pool, `UPDATE mailcrane.river_job SET priority = 2, scheduled_at = now() - interval '1 hour'
+			WHERE id = (SELECT job_id FROM mailcrane.message WHERE tenant = 'other7')`)
+	}
+	waiting()
+	exec(t, pool, `UPDATE mailcrane.crowd SET since = now() - interval '1 hour', cleared_at = now() - interval '14 seconds'`)
+	letThrough(0)
+	exec(t, pool, `UPDATE mailcrane.crowd SET cleared_at = now() - interval '16 seconds', cleared_in = '1 millisecond'`)
+	letThrough(1)
+	waiting()
+	exec(t, pool, `UPDATE mailcrane.crowd SET cleared_at = now() - interval '35 seconds', cleared_in = '2 seconds'`)
+	letThrough(0)
+	exec(t, pool, `UPDATE mailcrane.crowd SET cleared_at = now() - interval '41 seconds', cleared_in = '2 seconds'`)
+	letThrough(1)
+	if value[bool](t, pool, `SELECT cleared_in IS NULL OR cleared_in <= '0' OR cleared_in = '2 seconds' FROM mailcrane.crowd`) {
+		t.Error("how long the look took is not on record")
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,6 +201,67 @@ func TestQuota_ofATenantAndItsInviters(t *testing.T) {
 	exec(t, pool, `UPDATE mailcrane.quota_use SET day = day - 1`)
 	if err := invite("b", "charles", 1); err != nil {
 		t.Error("the next day: ", err)
+	}
+}
+
+func TestQuota_ofMessages(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	enqueue := func(tenant, key string) error {
+		_, err := outbox.Enqueue(t.Context(), pool, outbox.Draft{Tenant: tenant, Recipient: "ada@example.com", Template: "verify", IdempotencyKey: key})
+		return err
+	}
+	for range 5 {
+		if err := enqueue("a", ""); err != nil {
+			t.Fatal("without a quota: ", err)
+		}
+	}
+	exec(t, pool, `INSERT INTO mailcrane.quota (kind, tenant, at_most) VALUES ('message', '*', 1), ('message', 'a', 3), ('tenant', 'a', 1)`)
+	for _, key := range []string{"1", "2", "2", "1", "3"} { // a repeated request is none
+		if err := enqueue("a", key); err != nil {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	err := enqueue("a", "")
+	limit, ok := errors.AsType[*outbox.LimitError](err)
+	if !ok || limit.RetryAfter <= 0 || limit.RetryAfter > 24*time.Hour || !strings.Contains(err.Error(), "the tenant may send 3 messages a day") {
+		t.Errorf("the fourth: %v", err)
+	}
+	if err := enqueue("a", "2"); err != nil {
+		t.Error("an old request: ", err)
+	}
+	if _, err := outbox.Invite(t.Context(), pool, outbox.Invitation{Tenant: "a", GroupID: "g", Email: "bob@example.com"}); err != nil {
+		t.Error("invitations are counted apart: ", err)
+	}
+	if err := errors.Join(enqueue("b", ""), enqueue("c", "")); err != nil {
+		t.Error("other tenants: ", err)
+	}
+	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message`); n != 5+3+1+2 {
+		t.Errorf("%d messages", n)
+	}
+	exec(t, pool, `UPDATE mailcrane.quota_use SET day = day - 1`)
+	if err := enqueue("a", ""); err != nil {
+		t.Error("the next day: ", err)
+	}
+}
+
+func TestQuota_ofMessagesHoldsForManyAtOnce(t *testing.T) {
+	t.Parallel()
+	const writers = 50
+	pool := outboxtest.Database(t)
+	wide := outboxtest.Connections(t, pool, writers)
+	exec(t, pool, `INSERT INTO mailcrane.quota (kind, at_most) VALUES ('message', 10)`)
+	var refused atomic.Int32
+	outboxtest.AtOnce(t, pool, `LOCK TABLE mailcrane.quota_use IN EXCLUSIVE MODE`, writers, func(i int) {
+		_, err := outbox.Enqueue(t.Context(), wide, outbox.Draft{Recipient: fmt.Sprintf("u%d@example.com", i), Template: "verify"})
+		if _, limited := errors.AsType[*outbox.LimitError](err); limited {
+			refused.Add(1)
+		} else if err != nil {
+			t.Error(err)
+		}
+	})
+	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message`); n != 10 || refused.Load() != writers-10 {
+		t.Errorf("%d messages, %d refused", n, refused.Load())
 	}
 }
 

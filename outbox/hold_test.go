@@ -75,11 +75,7 @@ func TestRelease_leavesNoMessageBehindThatIsJustPutOnHold(t *testing.T) {
 	t.Parallel()
 	pool, h := outboxtest.Database(t), &hop{}
 	exec(t, pool, `SELECT mailcrane.hold(template => 'invitation')`)
-	tx, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(t.Context())
+	tx := outboxtest.Begin(t, pool)
 	if _, err := outbox.Release(t.Context(), tx, outbox.Scope{Template: "invitation"}); err != nil {
 		t.Fatal(err)
 	}

@@ -175,7 +175,8 @@ func newItem(inv Invitation) item {
 }
 
 // Enqueue records d and its delivery job on tx. Nothing is sent unless tx
-// commits. Bad input gives an [*InputError], as with [Invite].
+// commits. Bad input gives an [*InputError], and a tenant that has sent enough
+// messages today (mailcrane.quota) a [*LimitError], as with [Invite].
 func Enqueue(ctx context.Context, tx Tx, d Draft) (Receipt, error) {
 	data, err := json.Marshal(d.Data) // nil becomes null, which the function takes for {}
 	if err != nil {
@@ -191,7 +192,7 @@ func Enqueue(ctx context.Context, tx Tx, d Draft) (Receipt, error) {
 		d.Recipient, d.Template, string(data), d.Channel, d.Locale,
 		optionalTime(d.SendAfter), optionalInterval(d.ExpiresIn), d.Priority, d.IdempotencyKey, d.Tenant)
 	if err != nil {
-		return Receipt{}, fmt.Errorf("enqueue: %w", asInputError(err))
+		return Receipt{}, fmt.Errorf("enqueue: %w", asRefusal(err))
 	}
 	return receipts[0], nil
 }

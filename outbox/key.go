@@ -29,6 +29,7 @@ type APIKey struct {
 	ExpiresAt  *time.Time `json:"expires_at"`   // nil: never
 	LastUsedAt *time.Time `json:"last_used_at"` // to a minute; nil: never
 	RevokedAt  *time.Time `json:"revoked_at"`   // nil: not
+	ParentID   string     `json:"parent_id"`    // the key that made it; empty: the operator did
 }
 
 // Allows says whether the key has a scope.
@@ -41,33 +42,41 @@ type NewAPIKey struct {
 	Test      bool      // for the tenant whose mail is never sent: Tenant with ":test" behind it
 	Scopes    []string  // default all but those on keys: see mailcrane.api_key_scopes()
 	ExpiresAt time.Time // default: never
+	ParentID  string    // the key that makes it; default: none
 }
 
 // CreateAPIKey makes a key, mc_live_… or mc_test_…, and gives its id and itself.
 // Nobody can look it up afterwards: the database has its SHA-256. Bad input gives an
-// [*InputError].
+// [*InputError], a parent that does not exist or was revoked [ErrInvalidKey].
 func CreateAPIKey(ctx context.Context, tx Tx, k NewAPIKey) (id, key string, err error) {
 	for field, text := range map[string]string{"name": k.Name, "tenant": k.Tenant, "scopes": strings.Join(k.Scopes, "")} {
 		if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
 			return "", "", &InputError{Problems: []Problem{{Field: field, Problem: "is not text in UTF-8"}}}
 		}
 	}
+	if k.ParentID != "" && !isUUID(k.ParentID) {
+		return "", "", fmt.Errorf("create key: %w", ErrInvalidKey)
+	}
 	made, err := query(ctx, tx, pgx.RowToStructByPos[struct{ ID, Key string }], `
 		SELECT id::text, key
-		FROM mailcrane.create_api_key($1::text, coalesce(nullif($2::text, ''), 'default'), $3::boolean, $4::text[], $5::timestamptz)`,
-		k.Name, k.Tenant, k.Test, k.Scopes, optionalTime(k.ExpiresAt))
+		FROM mailcrane.create_api_key($1::text, coalesce(nullif($2::text, ''), 'default'), $3::boolean, $4::text[], $5::timestamptz, nullif($6::text, '')::uuid)`,
+		k.Name, k.Tenant, k.Test, k.Scopes, optionalTime(k.ExpiresAt), k.ParentID)
+	if sqlState(err) == "P0002" {
+		err = ErrInvalidKey
+	}
 	if err != nil {
 		return "", "", fmt.Errorf("create key: %w", asInputError(err))
 	}
 	return made[0].ID, made[0].Key, nil
 }
 
-// RevokeAPIKey makes a key invalid, at once, or gives [ErrNotFound].
-func RevokeAPIKey(ctx context.Context, tx Tx, id string) error {
+// RevokeAPIKey makes a key invalid, at once, or gives [ErrNotFound]. withChildren: and
+// those that it made, and so on.
+func RevokeAPIKey(ctx context.Context, tx Tx, id string, withChildren bool) error {
 	if !isUUID(id) {
 		return fmt.Errorf("revoke key: %w", ErrNotFound)
 	}
-	_, err := query(ctx, tx, pgx.RowTo[string], `SELECT mailcrane.revoke_api_key($1::text::uuid)::text`, id)
+	_, err := query(ctx, tx, pgx.RowTo[string], `SELECT mailcrane.revoke_api_key($1::text::uuid, $2)::text`, id, withChildren)
 	if err != nil {
 		return fmt.Errorf("revoke key %s: %w", id, asLifecycleError(err))
 	}

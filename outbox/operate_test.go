@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/mailcrane/mailcrane/outbox"
+	"github.com/mailcrane/mailcrane/outbox/localpg/pgproxy"
 	"github.com/mailcrane/mailcrane/outbox/outboxtest"
 )
 
@@ -229,11 +230,7 @@ func TestInventory_givesBackWhatNobodyHasInHand(t *testing.T) {
 	pool, h := outboxtest.Database(t), &hop{}
 	startRelay(t, pool, h)
 	waitUntil(t, "the relay is registered", func() bool { return value[int](t, pool, `SELECT count(*) FROM mailcrane.instance`) == 1 })
-	tx, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	tx := outboxtest.Begin(t, pool)
 	receipt, err := outbox.Invite(t.Context(), tx, outbox.Invitation{GroupID: "g", Email: "ada@example.com"})
 	if err != nil {
 		t.Fatal(err)
@@ -248,6 +245,42 @@ func TestInventory_givesBackWhatNobodyHasInHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, pool, receipt.MessageID, hasStatus(outbox.StatusSent))
+}
+
+// Between the look at what is running and the giving back, somebody made the job
+// available by hand, and a worker of ours has it.
+func TestInventory_leavesAnotherAttemptAlone(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	proxy := outboxtest.Proxy(t, pool.Config().ConnString())
+	far, err := pgxpool.New(t.Context(), proxy.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(far.Close)
+	gaveBack := make(chan struct{}, 100)
+	proxy.Inject(pgproxy.Fault{Statement: "1)] = $2", Do: func() {
+		exec(t, pool, `UPDATE mailcrane.river_job SET attempt = attempt + 1`)
+		gaveBack <- struct{}{}
+	}})
+	receipt, err := outbox.Enqueue(t.Context(), pool, outbox.Draft{Recipient: "ada@example.com", Template: "verify", SendAfter: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	startRelay(t, far, &hop{}, func(c *outbox.RelayConfig) { c.Lease = time.Second })
+	exec(t, pool, `
+		UPDATE mailcrane.river_job
+		SET state = 'running', attempt = 1, attempted_at = now(), attempted_by = ARRAY[(SELECT id::text FROM mailcrane.instance)]`)
+	for range 2 {
+		select {
+		case <-gaveBack:
+		case <-time.After(20 * time.Second): // twenty leases
+			t.Fatal("the job was given back to the queue")
+		}
+	}
+	if m := value[string](t, pool, `SELECT state || ' ' || coalesce(metadata ->> 'rescues', '0') FROM mailcrane.river_job`); m != "running 0" {
+		t.Errorf("job of message %s: %s", receipt.MessageID, m)
+	}
 }
 
 func TestRelay_aMessageThatDaemonsDieOfIsHeld(t *testing.T) {

@@ -2,10 +2,12 @@ package outbox_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/mailcrane/mailcrane/outbox"
 	"github.com/mailcrane/mailcrane/outbox/outboxtest"
 )
 
@@ -125,4 +127,60 @@ func reads(t *testing.T, tx pgx.Tx) (scans, rows int) {
 		t.Fatal(err)
 	}
 	return scans, rows
+}
+
+// At the price that is put on looking at every row, PostgreSQL would compile what has
+// to do it all the same.
+func TestFunctions_thatGoByIndexAreNotCompiled(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	functions, err := pool.Query(t.Context(), `
+		SELECT p.oid::regprocedure::text, p.proconfig @> '{jit=off}'
+		FROM pg_proc AS p
+		WHERE p.pronamespace = 'mailcrane'::regnamespace AND p.proconfig @> '{enable_seqscan=off}'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var name string
+	var plain bool
+	tag, err := pgx.ForEachRow(functions, []any{&name, &plain}, func() error {
+		if !plain {
+			t.Errorf("%s: give it SET jit = 'off'", name)
+		}
+		return nil
+	})
+	if err != nil || tag.RowsAffected() == 0 {
+		t.Errorf("%d functions, %v", tag.RowsAffected(), err)
+	}
+}
+
+// Who invites waits for plans to be made, whenever PostgreSQL has looked at a table
+// that every mail changes.
+func TestTables_thatEveryMailChangesAreAnalyzedRarely(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	exec(t, pool, `INSERT INTO mailcrane.quota (kind, tenant, at_most) VALUES ('inviter', '*', 1000)`)
+	startRelay(t, pool, &hop{})
+	const mails = 30
+	for i := range mails {
+		receipt, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: "g", InviterID: "7", Email: fmt.Sprintf("u%d@example.com", i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := outbox.ClaimRequest(t.Context(), pool, "", receipt.MessageID, []byte("hash")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventuallyZero(t, pool, `SELECT count(*) FROM mailcrane.message WHERE status <> 'sent'`)
+	pool.Reset() // sessions tell what they did when they end, if not before
+	const changed = `
+		FROM pg_stat_user_tables AS s
+		JOIN pg_class AS c ON c.oid = s.relid
+		WHERE s.schemaname = 'mailcrane' AND s.n_tup_ins + s.n_tup_upd >= $1`
+	eventuallyZero(t, pool, `SELECT 8 - least(8, count(*))`+changed, mails)
+	for _, table := range strings.Fields(value[string](t, pool, `
+		SELECT coalesce(string_agg(s.relname, ' '), '')`+changed+`
+		  AND (c.reloptions @> '{autovacuum_analyze_threshold=10000,autovacuum_vacuum_insert_threshold=10000,autovacuum_vacuum_threshold=5000}') IS NOT TRUE`, mails)) {
+		t.Errorf("%s: give it the thresholds of the others", table)
+	}
 }

@@ -156,11 +156,7 @@ func TestRelay_R3_handoverSkipsAMessageThatIsBeingChanged(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
 	id := invite(t, pool, "ada@example.com")
-	withdrawal, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = withdrawal.Rollback(context.Background()) })
+	withdrawal := outboxtest.Begin(t, pool)
 	refused := make(chan error, 1)
 	startRelay(t, pool, sendFunc(func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
 		if _, err := withdrawal.Exec(ctx, `UPDATE mailcrane.message SET status = 'cancelled', finished_at = now()`); err != nil {
@@ -236,7 +232,7 @@ func TestRelay_R4_noDotOnALeaseThatIsNotTrusted(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
 	h := &hop{}
-	const lease = 400 * time.Millisecond
+	const lease = 3 * time.Second // it takes less to fetch the message
 	startRelay(t, pool, sendFunc(func(ctx context.Context, m *outbox.Message, handover outbox.Handover) (outbox.Reply, error) {
 		<-time.After(lease) // a slow transfer, while heartbeats do not get through
 		return h.Send(ctx, m, handover)

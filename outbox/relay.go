@@ -19,7 +19,7 @@ import (
 
 // RelayConfig says how a [Relay] works. Pool and Senders are required.
 type RelayConfig struct {
-	Pool    *pgxpool.Pool
+	Pool    *pgxpool.Pool     // the relay opens three more connections like those, for its upkeep
 	Senders map[string]Sender // by channel
 	Logger  *slog.Logger      // default: discard
 	Name    string            // of this daemon, for people; default "relay"
@@ -85,6 +85,7 @@ type Relay struct {
 	groups     groups
 	alone      chan struct{} // who writes alone puts one in, so that they do not take all connections
 	unrecorded atomic.Int32  // outcomes that the database did not take yet
+	sessions   sessions      // of the upkeep
 
 	// stopping ends when Stop begins: messages not yet handed over are put
 	// back. abandoned ends when Stop's patience does.
@@ -174,6 +175,9 @@ func (r *Relay) Start(ctx context.Context) error {
 			return fmt.Errorf("start relay: %w", errors.Join(err, i.deregister(ctx)))
 		}
 	}
+	if err := r.openSessions(ctx); err != nil {
+		return fmt.Errorf("start relay: %w", errors.Join(err, i.deregister(ctx)))
+	}
 	life, end := context.WithCancel(context.Background())
 	r.background.Go(func() { i.keepAlive(life) })
 	r.background.Go(func() { r.upkeep(life) })
@@ -202,6 +206,7 @@ func (r *Relay) Stop(ctx context.Context) error {
 	ended := make(chan struct{})
 	go func() {
 		r.background.Wait()
+		r.sessions.close()
 		close(ended)
 	}()
 	select {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	programs "os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -24,26 +22,18 @@ import (
 // counted fewer transactions.
 func restoreElsewhere(t *testing.T, pool *pgxpool.Pool) *pgxpool.Pool {
 	t.Helper()
-	pgDump, err := programs.LookPath("pg_dump")
-	if err != nil {
-		bin, err := programs.CommandContext(t.Context(), "pg_config", "--bindir").Output()
-		if err != nil {
-			t.Skip("pg_dump is not installed: apt-get install postgresql-client")
-		}
-		pgDump = filepath.Join(strings.TrimSpace(string(bin)), "pg_dump")
-	}
-	dump, err := programs.CommandContext(t.Context(), pgDump, "--inserts", "--schema=mailcrane", pool.Config().ConnString()).Output()
+	dump, err := outboxtest.Dump(t, pool.Config().ConnString(), "--inserts", "--schema=mailcrane")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dump = regexp.MustCompile(`(?m)^\\.*$`).ReplaceAll(dump, nil) // for psql only
+	dump = regexp.MustCompile(`(?m)^\\.*$`).ReplaceAllString(dump, "") // for psql only
 	server, err := localpg.Start(t.Context(), localpg.Config{Ephemeral: true, NoFsync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Stop(context.Background()) })
 	conn := connection(t, server.URL())
-	if _, err := conn.Exec(t.Context(), string(dump), pgx.QueryExecModeSimpleProtocol); err != nil {
+	if _, err := conn.Exec(t.Context(), dump, pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
 	}
 	restored, err := pgxpool.New(t.Context(), server.URL())
@@ -191,11 +181,7 @@ func TestAdopt_nobodyWritesBehindReaders(t *testing.T) {
 func TestAdopt_waitsForWriters(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
-	writer, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer writer.Rollback(context.Background()) // or committed
+	writer := outboxtest.Begin(t, pool)
 	if _, err := outbox.Invite(t.Context(), writer, outbox.Invitation{GroupID: "1", Email: "1@example.com"}); err != nil {
 		t.Fatal(err)
 	}

@@ -32,34 +32,20 @@ func (r *Relay) watchSnapshots(ctx context.Context) {
 func (r *Relay) watchEvents(ctx context.Context) {
 	oldest, since, alarmed := "", time.Now(), false
 	every(ctx, min(r.SnapshotAlarm/2, 30*time.Second), func() {
-		now, writer, err := r.oldestWriter(ctx)
+		writer, err := r.oldestWriter(ctx)
 		switch {
 		case err != nil: // others say so
-		case now != oldest:
-			if oldest, since = now, time.Now(); alarmed {
+		case writer.XID != oldest:
+			if oldest, since = writer.XID, time.Now(); alarmed {
 				r.Logger.Info("events can be read again")
 				alarmed = false
 			}
-		case now != "" && !alarmed && time.Since(since) >= r.SnapshotAlarm:
+		case writer.XID != "" && !alarmed && time.Since(since) >= r.SnapshotAlarm:
 			r.Logger.Warn("events cannot be read, and webhooks are told nothing: end the transaction that has written and is not over",
 				"kind", writer.Kind, "name", writer.Name, "detail", writer.Detail, "since", writer.Since)
 			alarmed = true
 		}
 	})
-}
-
-// oldestWriter gives the oldest transaction that has written and is not over, by its
-// number and with who that is. The number is empty if there is none.
-func (r *Relay) oldestWriter(ctx context.Context) (xid string, writer oldSnapshot, err error) {
-	ctx, cancel := context.WithTimeout(ctx, r.Lease)
-	defer cancel()
-	err = r.Pool.QueryRow(ctx, `
-		SELECT CASE WHEN pg_snapshot_xmin(s.now) < pg_snapshot_xmax(s.now) THEN pg_snapshot_xmin(s.now)::text ELSE '' END,
-		       coalesce(o.kind, ''), coalesce(o.name, ''), coalesce(o.detail, ''), o.since
-		FROM pg_current_snapshot() AS s (now)
-		LEFT JOIN mailcrane.oldest_writer AS o ON true
-		LIMIT 1`).Scan(&xid, &writer.Kind, &writer.Name, &writer.Detail, &writer.Since)
-	return xid, writer, err
 }
 
 // oldSnapshot is what keeps PostgreSQL from removing old versions of rows.
@@ -70,16 +56,25 @@ type oldSnapshot struct {
 
 // oldSnapshot gives the oldest that is too old, or [pgx.ErrNoRows].
 func (r *Relay) oldSnapshot(ctx context.Context) (oldSnapshot, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.Lease)
-	defer cancel()
-	rows, err := r.Pool.Query(ctx, `
+	return askOne(ctx, r.sessions.lengthy, pgx.RowToStructByName[oldSnapshot], `
 		SELECT s.kind, s.name, s.detail, s.since
 		FROM mailcrane.old_snapshot AS s
 		WHERE coalesce(s.since < clock_timestamp() - $1::interval, true)
 		ORDER BY s.since
 		LIMIT 1`, r.SnapshotAlarm)
-	if err != nil {
-		return oldSnapshot{}, err
-	}
-	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[oldSnapshot])
+}
+
+// oldWriter is a transaction that has written and is not over.
+type oldWriter struct {
+	XID string // empty: there is none
+	oldSnapshot
+}
+
+func (r *Relay) oldestWriter(ctx context.Context) (oldWriter, error) {
+	return askOne(ctx, r.sessions.lengthy, pgx.RowToStructByName[oldWriter], `
+		SELECT CASE WHEN pg_snapshot_xmin(s.now) < pg_snapshot_xmax(s.now) THEN pg_snapshot_xmin(s.now)::text ELSE '' END AS xid,
+		       coalesce(o.kind, '') AS kind, coalesce(o.name, '') AS name, coalesce(o.detail, '') AS detail, o.since
+		FROM pg_current_snapshot() AS s (now)
+		LEFT JOIN mailcrane.oldest_writer AS o ON true
+		LIMIT 1`)
 }

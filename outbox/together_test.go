@@ -215,11 +215,7 @@ func TestRelay_reportsWhoKeepsEventsBack(t *testing.T) {
 		c.Logger = slog.New(began)
 		c.SnapshotAlarm = 300 * time.Millisecond
 	})
-	tx, err := elsewhere.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.Background())
+	tx := outboxtest.Begin(t, elsewhere)
 	if _, err := tx.Exec(t.Context(), `CREATE TABLE written (n integer)`); err != nil {
 		t.Fatal(err)
 	}

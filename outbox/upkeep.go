@@ -6,7 +6,81 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
+
+// sessions are connections that do nothing but upkeep, over and over. Whatever a
+// session does for the first time has to be planned, which costs more than the upkeep
+// itself; and of a pool that all share each connection would come to that in turn,
+// while mails wait for a processor.
+type sessions struct {
+	prompt  session // what takes no time, and must not wait
+	lengthy session // what may take its time
+	patient session // what may have to wait for others' locks
+}
+
+// session is one connection, opened anew whenever it breaks, for one statement at a
+// time. Each has a limit, as others wait for it: a server that goes silent without
+// hanging up would keep them waiting for ever.
+type session struct {
+	pool  *pgxpool.Pool
+	limit time.Duration
+}
+
+func (r *Relay) openSessions(ctx context.Context) (err error) {
+	r.sessions = sessions{
+		prompt:  session{limit: r.Lease},
+		lengthy: session{limit: longest},
+		patient: session{limit: 10 * longest},
+	}
+	config := r.Pool.Config()
+	config.MaxConns, config.MinConns, config.MinIdleConns = 1, 0, 0
+	for _, s := range r.sessions.all() {
+		if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+			r.sessions.close()
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sessions) all() []*session {
+	return []*session{&s.prompt, &s.lengthy, &s.patient}
+}
+
+func (s *sessions) close() {
+	for _, session := range s.all() {
+		if session.pool != nil {
+			session.pool.Close()
+		}
+	}
+}
+
+// exec says how many rows a statement changed.
+func (s session) exec(ctx context.Context, statement string, args ...any) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.limit)
+	defer cancel()
+	tag, err := s.pool.Exec(ctx, statement, args...)
+	return tag.RowsAffected(), err
+}
+
+// ask gives the rows of a statement.
+func ask[T any](ctx context.Context, s session, scan pgx.RowToFunc[T], statement string, args ...any) ([]T, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.limit)
+	defer cancel()
+	return query(ctx, s.pool, scan, statement, args...)
+}
+
+// askOne gives the only row of a statement, or [pgx.ErrNoRows].
+func askOne[T any](ctx context.Context, s session, scan pgx.RowToFunc[T], statement string, args ...any) (one T, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.limit)
+	defer cancel()
+	rows, err := s.pool.Query(ctx, statement, args...)
+	if err != nil {
+		return one, err
+	}
+	return pgx.CollectExactlyOneRow(rows, scan)
+}
 
 // upkeep looks after the queue until ctx ends. Every daemon does it: there is no
 // leader whose death one would have to wait for.
@@ -25,8 +99,6 @@ func (r *Relay) upkeep(ctx context.Context) {
 }
 
 func (r *Relay) do(ctx context.Context, what string, work func(context.Context) (int64, error)) {
-	ctx, cancel := context.WithTimeout(ctx, r.Lease)
-	defer cancel()
 	n, err := work(ctx)
 	switch {
 	case err != nil && ctx.Err() == nil:
@@ -38,7 +110,7 @@ func (r *Relay) do(ctx context.Context, what string, work func(context.Context) 
 
 // promote makes jobs available whose time has come.
 func (r *Relay) promote(ctx context.Context) (int64, error) {
-	tag, err := r.Pool.Exec(ctx, `
+	return r.sessions.prompt.exec(ctx, `
 		UPDATE mailcrane.river_job
 		SET state = 'available'
 		WHERE id IN (
@@ -51,7 +123,6 @@ func (r *Relay) promote(ctx context.Context) (int64, error) {
 			  AND j.kind = 'deliver'
 			LIMIT 5000
 			FOR UPDATE SKIP LOCKED)`)
-	return tag.RowsAffected(), err
 }
 
 // giveBackRescued makes a running job available again, and counts that.
@@ -71,7 +142,7 @@ const clocksAgree = `clock_timestamp() BETWEEN $1::timestamptz - interval '2 sec
 
 // reap gives the running jobs of dead daemons back to the queue.
 func (r *Relay) reap(ctx context.Context) (int64, error) {
-	tag, err := r.Pool.Exec(ctx, giveBackRescued+`
+	return r.sessions.prompt.exec(ctx, giveBackRescued+`
 		WHERE j.id IN (
 			SELECT d.id
 			FROM mailcrane.river_job AS d
@@ -84,7 +155,6 @@ func (r *Relay) reap(ctx context.Context) (int64, error) {
 				  AND mailcrane.instance_is_live(n))
 			LIMIT 1000
 			FOR UPDATE SKIP LOCKED)`, time.Now())
-	return tag.RowsAffected(), err
 }
 
 // runningJob is one run of a job.
@@ -130,15 +200,11 @@ func (h *inHand) has(job int64) bool {
 // worker has seen for a whole lease: the answer to the query that fetched them, or
 // to the one that ended them, got lost. missing remembers since when.
 func (r *Relay) takeInventory(ctx context.Context, missing map[runningJob]time.Time) (int64, error) {
-	rows, err := r.Pool.Query(ctx, `
+	running, err := ask(ctx, r.sessions.prompt, pgx.RowToStructByPos[runningJob], `
 		SELECT j.id, j.attempt
 		FROM mailcrane.river_job AS j
 		WHERE j.state = 'running'
 		  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $1`, r.instance.id)
-	if err != nil {
-		return 0, err
-	}
-	running, err := pgx.CollectRows(rows, pgx.RowToStructByPos[runningJob])
 	if err != nil {
 		return 0, err
 	}
@@ -149,6 +215,7 @@ func (r *Relay) takeInventory(ctx context.Context, missing map[runningJob]time.T
 	}
 	clear(missing)
 	var ids []int64
+	var attempts []int // of each, as a worker may have the job by now that began another
 	for _, job := range running {
 		since, known := before[job]
 		switch {
@@ -158,15 +225,16 @@ func (r *Relay) takeInventory(ctx context.Context, missing map[runningJob]time.T
 		case now.Sub(since) < r.Lease:
 			missing[job] = since
 		default:
-			ids = append(ids, job.ID)
+			ids, attempts = append(ids, job.ID), append(attempts, job.Attempt)
 		}
 	}
 	if len(ids) == 0 {
 		return 0, nil
 	}
-	tag, err := r.Pool.Exec(ctx, giveBackRescued+`
-		WHERE j.id = ANY ($1) AND j.state = 'running' AND j.attempted_by[array_upper(j.attempted_by, 1)] = $2`, ids, r.instance.id)
-	return tag.RowsAffected(), err
+	return r.sessions.prompt.exec(ctx, giveBackRescued+`
+		WHERE (j.id, j.attempt) IN (SELECT * FROM unnest($1::bigint[], $3::integer[]))
+		  AND j.state = 'running'
+		  AND j.attempted_by[array_upper(j.attempted_by, 1)] = $2`, ids, r.instance.id, attempts)
 }
 
 // mostAtOnce is how many invitations the upkeep changes in one transaction.
@@ -201,7 +269,7 @@ func (r *Relay) tellWebhooks(ctx context.Context) {
 // none waits for what another has missed, or what goes wrong with it. It says
 // whether there is more.
 func (r *Relay) tellEach(ctx context.Context) (more bool) {
-	ids, err := query(ctx, r.Pool, pgx.RowTo[string], `SELECT id::text FROM mailcrane.webhooks_behind() AS id`)
+	ids, err := ask(ctx, r.sessions.lengthy, pgx.RowTo[string], `SELECT id::text FROM mailcrane.webhooks_behind() AS id`)
 	if err != nil {
 		if ctx.Err() == nil {
 			r.Logger.Error("tell webhooks failed", "error", err)
@@ -209,8 +277,7 @@ func (r *Relay) tellEach(ctx context.Context) (more bool) {
 		return false
 	}
 	for _, id := range ids {
-		var events int
-		err := r.Pool.QueryRow(ctx, `SELECT mailcrane.tell_webhook($1, $2)`, id, mostAtOnce).Scan(&events)
+		events, err := askOne(ctx, r.sessions.lengthy, pgx.RowTo[int], `SELECT mailcrane.tell_webhook($1, $2)`, id, mostAtOnce)
 		if err != nil && ctx.Err() == nil {
 			r.Logger.Error("tell webhook failed", "webhook_id", id, "error", err)
 		}
@@ -222,21 +289,21 @@ func (r *Relay) tellEach(ctx context.Context) (more bool) {
 // findCrowd sees to it that who has much in the queue does not keep others waiting,
 // from the first moment on.
 func (r *Relay) findCrowd(ctx context.Context) {
-	find := func() { r.share(ctx, `SELECT mailcrane.find_crowd()`) }
+	find := func() { r.share(ctx, r.sessions.prompt, `SELECT mailcrane.find_crowd()`) }
 	find()
 	every(ctx, 500*time.Millisecond, find)
 }
 
 // letThrough looks at the whole queue for others, which takes its time.
 func (r *Relay) letThrough(ctx context.Context) {
-	every(ctx, 500*time.Millisecond, func() { r.share(ctx, `SELECT mailcrane.let_through()`) })
+	every(ctx, 500*time.Millisecond, func() { r.share(ctx, r.sessions.lengthy, `SELECT mailcrane.let_through()`) })
 }
 
-func (r *Relay) share(ctx context.Context, statement string) {
+func (r *Relay) share(ctx context.Context, s session, statement string) {
 	if r.instance.copied() {
 		return
 	}
-	if _, err := r.Pool.Exec(ctx, statement); err != nil && ctx.Err() == nil {
+	if _, err := s.exec(ctx, statement); err != nil && ctx.Err() == nil {
 		r.Logger.Error("sharing the queue failed", "error", err)
 	}
 }
@@ -244,8 +311,8 @@ func (r *Relay) share(ctx context.Context, statement string) {
 // tend runs a statement until there is nothing more to do for it.
 func (r *Relay) tend(ctx context.Context, what, statement string) {
 	for changed := int64(mostAtOnce); changed >= mostAtOnce && !r.instance.copied(); {
-		err := r.Pool.QueryRow(ctx, statement, mostAtOnce).Scan(&changed)
-		if err != nil {
+		var err error
+		if changed, err = askOne(ctx, r.sessions.patient, pgx.RowTo[int64], statement, mostAtOnce); err != nil {
 			if ctx.Err() == nil {
 				r.Logger.Error(what+" failed", "error", err)
 			}

@@ -163,11 +163,7 @@ func TestWebhooks_nothingIsHeldForOneThatIsEnabled(t *testing.T) {
 	if err := outbox.DisableWebhook(t.Context(), pool, hook, "test"); err != nil {
 		t.Fatal(err)
 	}
-	enabling, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer enabling.Rollback(context.Background()) // or committed
+	enabling := outboxtest.Begin(t, pool)
 	if err := outbox.EnableWebhook(t.Context(), enabling, hook); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package outbox_test
 
 import (
-	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -61,11 +60,7 @@ func TestInvite_jobRowIsThatOfRiversInsertTx(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := outboxtest.Database(t)
-			tx, err := pool.Begin(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer tx.Rollback(context.Background())
+			tx := outboxtest.Begin(t, pool)
 			receipt, err := outbox.Invite(t.Context(), tx, outbox.Invitation{GroupID: "g", Email: "ada@example.com", SendAfter: sendAfter})
 			if err != nil {
 				t.Fatal(err)

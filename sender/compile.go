@@ -37,12 +37,12 @@ func frame(nodes []node) (framed bool) {
 	if !isWords(first) || !isWords(last) {
 		return false
 	}
-	fixAll(nodes)
 	if first == last {
 		first.fixed = fix(strings.TrimSpace(first.text) + "\n")
 		return true
 	}
 	first.fixed = fix(strings.TrimLeftFunc(first.text, unicode.IsSpace))
+	fixAll(nodes[1 : len(nodes)-1])
 	last.fixed = fix(strings.TrimRightFunc(last.text, unicode.IsSpace) + "\n")
 	return true
 }

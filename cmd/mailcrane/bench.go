@@ -139,7 +139,8 @@ commit is measured from that moment, delivery from the commit to the moment
 before the relay says 250, and both together. It is done three times: with
 daemons that listen, with daemons that poll, and with messages that come over
 HTTP. --poll-only leaves the first out. --reply-delay shows what a slow relay
-changes.`,
+changes. In the end two bare rows are committed at the same rate, without a daemon:
+what the machine and its disk make of any write at that hour.`,
 		bench.Backlog: `First the plain drain, then one in another database, where messages wait and are
 finished by the million. Those are put there by SQL, and the daemons stop when
 --messages of those that wait are sent. --hold-snapshot keeps a transaction open

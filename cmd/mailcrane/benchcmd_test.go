@@ -115,7 +115,8 @@ func TestBench_measures(t *testing.T) {
 	t.Run("latency", func(t *testing.T) {
 		t.Parallel()
 		report := b.require(t, []string{"latency", "--duration", "500ms", "--rate", "40"},
-			"listen_whole_p50_ms", "listen_commit_p99_ms", "listen_delivery_max_ms", "poll_whole_p50_ms", "http_post_p50_ms", "http_post_p99_ms")
+			"listen_whole_p50_ms", "listen_commit_p99_ms", "listen_delivery_max_ms", "poll_whole_p50_ms", "http_post_p50_ms", "http_post_p99_ms",
+			"bare_commit_p50_ms", "bare_commit_p99_ms", "post_to_bare_p99")
 		for _, name := range []string{"listen_messages", "poll_messages", "http_messages"} {
 			if n := report.Runs[0].Figures[name]; n != 20 {
 				t.Errorf("%s: %g", name, n)

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,19 +18,11 @@ import (
 // dumped is everything that pg_dump writes of a database, in lower case.
 func dumped(t *testing.T, pool *pgxpool.Pool) string {
 	t.Helper()
-	pgDump, err := exec.LookPath("pg_dump")
+	out, err := outboxtest.Dump(t, pool.Config().ConnString())
 	if err != nil {
-		bin, err := exec.CommandContext(t.Context(), "pg_config", "--bindir").Output()
-		if err != nil {
-			t.Fatal("pg_dump is not installed: apt-get install postgresql-client")
-		}
-		pgDump = filepath.Join(strings.TrimSpace(string(bin)), "pg_dump")
+		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), pgDump, pool.Config().ConnString()).Output()
-	if err != nil {
-		t.Fatal(err, string(err.(*exec.ExitError).Stderr)) //nolint:errorlint // Output gives it as it is
-	}
-	return strings.ToLower(string(out))
+	return strings.ToLower(out)
 }
 
 // Wherever an address can get to, pg_dump does not find it after erasure.

@@ -69,15 +69,15 @@ func newKeysListCmd(environ []string) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: onDatabase(environ, func(ctx context.Context, cmd *cobra.Command, conn *pgx.Conn) error {
 			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(table, "ID\tTENANT\tNAME\tKEY\tVALID\tLAST USED\tSCOPES") //nolint:errcheck // Flush says
+			fmt.Fprintln(table, "ID\tTENANT\tNAME\tKEY\tVALID\tLAST USED\tPARENT\tSCOPES") //nolint:errcheck // Flush says
 			for {
 				keys, err := outbox.ListAPIKeys(ctx, conn, filter)
 				if err != nil {
 					return err
 				}
 				for _, k := range keys {
-					fmt.Fprintf(table, "%s\t%s\t%s\t%s…\t%s\t%s\t%s\n", //nolint:errcheck // Flush says
-						k.ID, k.Tenant, k.Name, k.Prefix, validity(k), cmp.Or(minute(k.LastUsedAt), "never"), strings.Join(k.Scopes, ","))
+					fmt.Fprintf(table, "%s\t%s\t%s\t%s…\t%s\t%s\t%s\t%s\n", //nolint:errcheck // Flush says
+						k.ID, k.Tenant, k.Name, k.Prefix, validity(k), cmp.Or(minute(k.LastUsedAt), "never"), cmp.Or(k.ParentID, "-"), strings.Join(k.Scopes, ","))
 				}
 				if len(keys) == 0 {
 					return table.Flush()
@@ -110,16 +110,20 @@ func minute(t *time.Time) string {
 }
 
 func newKeysRevokeCmd(environ []string) *cobra.Command {
+	var withChildren bool
 	cmd := &cobra.Command{
-		Use:   "revoke ID",
+		Use:   "revoke ID [--with-children]",
 		Short: "Make a key invalid, at once",
-		Args:  cobra.ExactArgs(1),
+		Long: `Make a key invalid, at once. Keys with the scope keys:write make others by HTTP: if
+somebody has found one, revoke it with its children.`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return onDatabase(environ, func(ctx context.Context, _ *cobra.Command, conn *pgx.Conn) error {
-				return outbox.RevokeAPIKey(ctx, conn, args[0])
+				return outbox.RevokeAPIKey(ctx, conn, args[0], withChildren)
 			})(cmd, args)
 		},
 	}
+	cmd.Flags().BoolVar(&withChildren, "with-children", false, "and the keys that it has made, and those that they have")
 	addFlags(cmd.Flags(), choose("DATABASE_URL"))
 	return cmd
 }

@@ -48,6 +48,23 @@ func TestKeys_areMadeListedAndRevoked(t *testing.T) {
 	if _, err := outbox.UseAPIKey(t.Context(), pool, key); err == nil {
 		t.Error("a revoked key is valid")
 	}
+	parent, _, err := outbox.CreateAPIKey(t.Context(), pool, outbox.NewAPIKey{Name: "parent"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, child, err := outbox.CreateAPIKey(t.Context(), pool, outbox.NewAPIKey{Name: "child", ParentID: parent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err := mailcrane("list"); err != nil || strings.Count(list, parent) != 2 {
+		t.Error(list, err)
+	}
+	if _, err := mailcrane("revoke", parent, "--with-children"); err != nil {
+		t.Error(err)
+	}
+	if _, err := outbox.UseAPIKey(t.Context(), pool, child); err == nil {
+		t.Error("the child of a key that was revoked with it is valid")
+	}
 	for _, wrong := range [][]string{
 		{"create"}, {"create", "--name", "a", "--scopes", "everything"}, {"create", "--name", "a", "--expires-in", "-1h"},
 		{"revoke", "x"}, {"revoke", "01980a3c-52a4-7c3e-9d1f-6a0f6c9a7b21"}, {"revoke"},

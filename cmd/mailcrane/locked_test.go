@@ -20,11 +20,7 @@ func TestServe_sendsWhileAllRequestsWaitForALock(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
 	box := mailbox.Start(t, mailbox.Config{})
-	tx, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	tx := outboxtest.Begin(t, pool)
 	invite(t, tx, "locked@example.com")
 	address := freeAddress(t)
 	startDaemon(t, settingsFor(pool, box, "MAILCRANE_LISTEN="+address, "MAILCRANE_LEASE=2s"))
@@ -60,11 +56,7 @@ func TestServe_sendsWhileAllRequestsWaitForALock(t *testing.T) {
 func TestServe_requestsDoNotWaitForLocksForEver(t *testing.T) {
 	t.Parallel()
 	pool := outboxtest.Database(t)
-	tx, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	tx := outboxtest.Begin(t, pool)
 	invite(t, tx, "locked@example.com")
 	address := freeAddress(t)
 	startDaemon(t, settingsFor(pool, mailbox.Start(t, mailbox.Config{}), "MAILCRANE_LISTEN="+address))

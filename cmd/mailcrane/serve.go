@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -72,17 +73,21 @@ type daemon struct {
 	extra      map[string]http.Handler // more pages, by pattern
 	serving    func(baseURL string)    // called once everything runs; may be nil
 	listener   net.Listener            // for the HTTP API; nil: opened when it starts
+	templates  *sender.Templates       // loaded when it starts
 }
 
 // serve builds the parts in the order in which they need each other, runs them
 // until ctx ends or one fails, and takes them down in reverse.
 func (d daemon) serve(ctx context.Context) (err error) {
 	collectLess()
-	pool, err := d.connect(ctx, relayConnections, 0)
+	pool, err := d.connect(ctx, relayConnections)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
+	if d.templates, err = d.loadTemplates(); err != nil {
+		return err
+	}
 	ready := pool.Ping
 	failed := make(chan error, 1)
 	if d.relay {
@@ -99,7 +104,7 @@ func (d daemon) serve(ctx context.Context) (err error) {
 		ready = func(context.Context) error { return relay.Ready() }
 	}
 	if d.api {
-		pool, err := d.connect(ctx, apiConnections, apiLockTimeout)
+		pool, err := d.connect(ctx, apiConnections, d.keepForAPI)
 		if err != nil {
 			return err
 		}
@@ -122,11 +127,11 @@ func (d daemon) serve(ctx context.Context) (err error) {
 
 // Connections to the database suffice for any number of workers, as they share
 // transactions: four for these, four for what has to be written alone, four for
-// the queue, of which one listens, and two for heartbeat and upkeep. The HTTP API
-// has others: its requests may all wait for a row that somebody has locked, and
-// that must be in nobody else's way.
+// the queue, of which one listens, and one for the heartbeat. The relay opens three
+// more for its upkeep. The HTTP API has others: its requests may all wait for a row that
+// somebody has locked, and that must be in nobody else's way.
 const (
-	relayConnections = 14
+	relayConnections = 13
 	apiConnections   = 10
 )
 
@@ -142,9 +147,55 @@ func collectLess() {
 	}
 }
 
-// connect opens the database and refuses one with another schema than ours. A
-// lockTimeout of 0 is the server's.
-func (d daemon) connect(ctx context.Context, connections int32, lockTimeout time.Duration) (*pgxpool.Pool, error) {
+// keepForAPI sets up the connections of the HTTP API. All are kept open, and do not
+// grow old together: opening one takes longer than most requests, and whatever holds
+// up a few requests would have as many opened at a time. A pooler has some open
+// already, and would pass the lock timeout on to others.
+func (d daemon) keepForAPI(config *pgxpool.Config) {
+	if d.PollOnly {
+		return
+	}
+	if !strings.Contains(d.DatabaseURL, "pool_min_") {
+		config.MinConns = config.MaxConns
+	}
+	config.MaxConnLifetimeJitter = cmp.Or(config.MaxConnLifetimeJitter, config.MaxConnLifetime/4)
+	afterConnect := config.AfterConnect
+	turn := make(chan struct{}, 1) // all at a time take all the processors
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, fmt.Sprintf(`SET lock_timeout = %d`, apiLockTimeout.Milliseconds()))
+		if err = errors.Join(err, afterConnect(ctx, conn)); err != nil {
+			return err
+		}
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+			ctx, cancel := context.WithTimeout(ctx, apiLockTimeout) // a server that has gone silent keeps nobody else's turn
+			defer cancel()
+			return rehearse(ctx, conn)
+		case <-time.After(apiLockTimeout / 2):
+			return nil // unrehearsed, rather than too late for a request
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// rehearse writes an invitation and takes it back. What a session does for the first
+// time takes it several times as long, as PostgreSQL plans every statement then, and
+// no request should pay for that. If it cannot be, the first request does.
+func rehearse(ctx context.Context, conn *pgx.Conn) error {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '100ms'`); err == nil {
+		_, _ = outbox.Invite(ctx, tx, outbox.Invitation{Tenant: "rehearsal", GroupID: "rehearsal", Email: rand.Text() + "@mailcrane.invalid"})
+	}
+	return tx.Rollback(ctx)
+}
+
+// connect opens the database and refuses one with another schema than ours.
+func (d daemon) connect(ctx context.Context, connections int32, more ...func(*pgxpool.Config)) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(d.DatabaseURL)
 	if err != nil {
 		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL")
@@ -159,10 +210,10 @@ func (d daemon) connect(ctx context.Context, connections int32, lockTimeout time
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		// Whatever the server's default is: what we have promised must be on disk.
 		_, err := conn.Exec(ctx, `SET synchronous_commit = 'on'`)
-		if lockTimeout > 0 && !d.PollOnly && err == nil { // a pooler would pass it on to others
-			_, err = conn.Exec(ctx, fmt.Sprintf(`SET lock_timeout = %d`, lockTimeout.Milliseconds()))
-		}
 		return err
+	}
+	for _, setUp := range more {
+		setUp(config)
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
@@ -188,15 +239,11 @@ func (c Config) loadTemplates() (*sender.Templates, error) {
 }
 
 func (d daemon) newEmail() (*sender.Email, error) {
-	templates, err := d.loadTemplates()
-	if err != nil {
-		return nil, err
-	}
 	return sender.NewEmail(sender.EmailConfig{
 		Relays:           d.SMTP,
 		From:             d.From,
 		SubjectPrefix:    d.SubjectPrefix,
-		Templates:        templates,
+		Templates:        d.templates,
 		Connections:      d.SMTPConnections,
 		MaxPerConnection: d.SMTPMaxMessages,
 		IdleTimeout:      d.SMTPIdleTimeout,
@@ -266,13 +313,9 @@ func (c Config) openListener(ctx context.Context) (net.Listener, error) {
 
 // listen serves HTTP in the background. stop lets requests in hand finish.
 func (d daemon) listen(ctx context.Context, pool *pgxpool.Pool, ready func(context.Context) error, failed chan<- error) (stop func(), err error) {
-	templates, err := d.loadTemplates()
-	if err != nil {
-		return nil, err
-	}
 	handler, err := api.New(api.Config{
 		Pool: pool, Token: d.APIToken, Ready: ready, Logger: d.log, Version: programVersion(),
-		Templates: templates, AcceptURL: d.acceptURL(), Secret: []byte(d.Secret),
+		Templates: d.templates, AcceptURL: d.acceptURL(), Secret: []byte(d.Secret),
 		Join: d.hostsJoin(), JoinNext: d.AcceptedURL,
 		WebhookProblem: func(url string) string { return sender.WebhookProblem(url, d.WebhookAllow) },
 	})

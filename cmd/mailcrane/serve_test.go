@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/mailcrane/mailcrane/outbox"
+	"github.com/mailcrane/mailcrane/outbox/localpg/pgproxy"
 	"github.com/mailcrane/mailcrane/outbox/outboxtest"
 	"github.com/mailcrane/mailcrane/sender/mailbox"
 )
@@ -255,5 +259,121 @@ func TestServe_wantsItsSettings(t *testing.T) {
 	err = run(t.Context(), []string{"serve", "--no-relay"}, nil, io.Discard, io.Discard)
 	if err == nil || strings.Contains(err.Error(), "SMTP_URL") {
 		t.Error(err)
+	}
+}
+
+// A request that another one holds up does not wait for a connection to be opened.
+func TestServe_keepsTheConnectionsOfTheAPIOpen(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	startDaemon(t, settingsFor(pool, mailbox.Start(t, mailbox.Config{})), "--no-relay")
+	waitFor(t, func() bool {
+		var open int
+		err := pool.QueryRow(t.Context(), `
+			SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'mailcrane'`).Scan(&open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return open >= apiConnections
+	}, "all connections to be open")
+}
+
+// A pooler would pass what is set for the session on to others.
+func TestConnect_boundsTheWaitForLocksOfTheAPIAlone(t *testing.T) {
+	t.Parallel()
+	url := outboxtest.DatabaseURL(t)
+	for _, c := range []struct {
+		of            string
+		pollOnly, api bool
+		want          string
+	}{
+		{"the relay", false, false, "0 on"},
+		{"the API", false, true, "8s on"},
+		{"the API behind a pooler", true, true, "0 on"},
+	} {
+		d := daemon{Config: Config{DatabaseURL: url, PollOnly: c.pollOnly}}
+		var more []func(*pgxpool.Config)
+		if c.api {
+			more = append(more, d.keepForAPI)
+		}
+		pool, err := d.connect(t.Context(), apiConnections, more...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got string
+		err = pool.QueryRow(t.Context(), `SELECT current_setting('lock_timeout') || ' ' || current_setting('synchronous_commit')`).Scan(&got)
+		if err != nil || got != c.want {
+			t.Errorf("%s: %s instead of %s, %v", c.of, got, c.want, err)
+		}
+		pool.Close()
+	}
+}
+
+func TestConnect_leavesNothingOfTheRehearsal(t *testing.T) {
+	t.Parallel()
+	d := daemon{Config: Config{DatabaseURL: outboxtest.DatabaseURL(t)}}
+	pool, err := d.connect(t.Context(), 1, d.keepForAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	var prepared, written int
+	err = pool.QueryRow(t.Context(), `
+		SELECT (SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%mailcrane.' || 'invite(%'),
+			(SELECT count(*) FROM mailcrane.invitation) + (SELECT count(*) FROM mailcrane.message) + (SELECT count(*) FROM mailcrane.event)`).
+		Scan(&prepared, &written)
+	if err != nil || prepared != 1 || written != 0 {
+		t.Errorf("%d statements of an invitation are prepared, %d rows written, %v", prepared, written, err)
+	}
+}
+
+// Otherwise what only reads would wait for whoever keeps others from writing.
+func TestConnect_doesNotWaitForTheRehearsal(t *testing.T) {
+	t.Parallel()
+	locked := outboxtest.Database(t)
+	tx := outboxtest.Begin(t, locked)
+	if _, err := tx.Exec(t.Context(), `LOCK mailcrane.invitation IN EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), apiLockTimeout/2)
+	defer cancel()
+	d := daemon{Config: Config{DatabaseURL: locked.Config().ConnString()}}
+	pool, err := d.connect(ctx, 1, d.keepForAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool.Close()
+}
+
+// The server says nothing any more when a connection rehearses. The next one does
+// without, and the silent one is given up.
+func TestConnect_silentServerKeepsNobodysTurn(t *testing.T) {
+	t.Parallel()
+	proxy := outboxtest.Proxy(t, outboxtest.DatabaseURL(t))
+	d := daemon{Config: Config{DatabaseURL: proxy.URL()}}
+	pool, err := d.connect(t.Context(), 3, d.keepForAPI, func(c *pgxpool.Config) { c.MinConns = 0 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	first, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Release()
+
+	silent := make(chan struct{}, 1)
+	proxy.Inject(pgproxy.Fault{Statement: "mailcrane.invite(", At: pgproxy.Reply, Hang: time.Hour, Do: func() { silent <- struct{}{} }})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*apiLockTimeout)
+	defer cancel()
+	second := make(chan error, 1)
+	go func() { second <- pool.Ping(ctx) }()
+	<-silent
+	if err := pool.Ping(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := <-second; err == nil || ctx.Err() != nil {
+		t.Errorf("the silent connection ended with %v, and the test's time with %v", err, ctx.Err())
 	}
 }

@@ -21,11 +21,7 @@ func Connections(tb testing.TB, pool *pgxpool.Pool, n int) *pgxpool.Pool {
 	if err != nil {
 		tb.Fatalf("outboxtest: %v", err)
 	}
-	tb.Cleanup(func() {
-		if err := closePool(wide); err != nil {
-			tb.Errorf("outboxtest: %v", err)
-		}
-	})
+	atEnd(tb, func() error { return closePool(wide) })
 	open := make([]*pgxpool.Conn, n)
 	for i := range open {
 		if open[i], err = wide.Acquire(ctx); err != nil {

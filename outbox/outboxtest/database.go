@@ -7,7 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/mailcrane/mailcrane/outbox/localpg/pgproxy"
 )
 
 // Database gives a test a migrated database of its own, which is dropped when
@@ -28,6 +31,35 @@ func EmptyDatabase(tb testing.TB) *pgxpool.Pool {
 func DatabaseURL(tb testing.TB) string {
 	tb.Helper()
 	return create(tb, server().template).url
+}
+
+// Begin begins a transaction that is rolled back when the test ends, if it is not
+// over by then.
+func Begin(tb testing.TB, pool *pgxpool.Pool) pgx.Tx {
+	tb.Helper()
+	tx, err := pool.Begin(context.Background())
+	if err != nil {
+		tb.Fatalf("outboxtest: %v", err)
+	}
+	atEnd(tb, func() error {
+		if err := tx.Rollback(context.Background()); !errors.Is(err, pgx.ErrTxClosed) {
+			return err
+		}
+		return nil
+	})
+	return tx
+}
+
+// Proxy stands before the database of the given URL until the test ends, and lets
+// go wrong what the test wants.
+func Proxy(tb testing.TB, databaseURL string) *pgproxy.Proxy {
+	tb.Helper()
+	proxy, err := pgproxy.Listen(databaseURL)
+	if err != nil {
+		tb.Fatalf("outboxtest: %v", err)
+	}
+	atEnd(tb, proxy.Close)
+	return proxy
 }
 
 // Open is [Database] for code that has no test at hand, such as an Example. The
@@ -60,11 +92,7 @@ func create(tb testing.TB, template func() (string, error)) *database {
 	if err != nil {
 		tb.Fatalf("outboxtest: %v", err)
 	}
-	tb.Cleanup(func() {
-		if err := d.drop(); err != nil {
-			tb.Errorf("outboxtest: %v", err)
-		}
-	})
+	atEnd(tb, d.drop)
 	return d
 }
 
@@ -74,12 +102,18 @@ func connect(tb testing.TB, d *database) *pgxpool.Pool {
 	if err != nil {
 		tb.Fatalf("outboxtest: %v", err)
 	}
-	tb.Cleanup(func() { // before the database is dropped
-		if err := closePool(pool); err != nil {
+	atEnd(tb, func() error { return closePool(pool) }) // before the database is dropped
+	return pool
+}
+
+// atEnd calls end when the test is over.
+func atEnd(tb testing.TB, end func() error) {
+	tb.Helper()
+	tb.Cleanup(func() {
+		if err := end(); err != nil {
 			tb.Errorf("outboxtest: %v", err)
 		}
 	})
-	return pool
 }
 
 // patience is for a machine that is busy with many tests.

@@ -12,7 +12,7 @@ import (
 
 // latency measures how long a message takes at a steady rate: from the commit to
 // the relay's answer, with a daemon that listens and with one that polls, and to
-// the answer of the HTTP API.
+// the answer of the HTTP API; and, without a daemon, the commits of bare rows.
 //
 // Messages are due at fixed moments, whatever became of those before: a stall
 // counts for all that it keeps waiting, not for one.
@@ -37,7 +37,32 @@ func latency(ctx context.Context, c Config, report *Report) (run Run, err error)
 			return run, err
 		}
 	}
+	if err := s.compare(ctx, &run); err != nil {
+		return run, err
+	}
 	return run, s.verify(ctx, &run, expected{sent: s.written})
+}
+
+// compare measures commits of bare rows at the same rate, of which the slow ones are
+// the machine's doing.
+func (s *stage) compare(ctx context.Context, run *Run) (err error) {
+	if err := createBare(ctx, s.pool); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dropBare(context.WithoutCancel(ctx), s.pool)) }()
+	const label = "two bare rows, commit"
+	s.say("%s, %g a second for %s", label, s.Rate, s.Duration)
+	written := s.written
+	done, err := s.produce(ctx, order{Kind: bareInsert, Writers: s.Producers, Rate: s.Rate, Duration: s.Duration, First: written + 1})
+	s.written = written // into other tables
+	if err != nil {
+		return err
+	}
+	run.add(done.Took.figures("bare_commit", label)...)
+	if post, measured := run.Figures.get("http_post_p99_ms"); measured && done.Took.P99 > 0 {
+		run.add(Figure{"post_to_bare_p99", "HTTP, POST to bare rows, 99th percentile", "", post.Value / done.Took.P99})
+	}
+	return nil
 }
 
 // phase is one way in which messages come and are noticed.

@@ -17,8 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/mailcrane/mailcrane/cmd/mailcrane/child"
 	"github.com/mailcrane/mailcrane/outbox/localpg/pgproxy"
 	"github.com/mailcrane/mailcrane/sender/mailbox"
@@ -49,15 +47,7 @@ type daemon struct {
 // newDaemon prepares what the daemon needs. It does not start it.
 func (s *stage) newDaemon(name, databaseURL string, args ...string) (_ *daemon, err error) {
 	d := &daemon{name: name, args: append([]string{"serve"}, args...), path: s.Program}
-	database, err := pgconn.ParseConfig(databaseURL)
-	if err != nil {
-		return nil, err
-	}
-	if d.proxy, err = pgproxy.Listen(net.JoinHostPort(database.Host, fmt.Sprint(database.Port))); err != nil {
-		return nil, err
-	}
-	through, err := d.proxy.URL(databaseURL)
-	if err != nil {
+	if d.proxy, err = pgproxy.Listen(databaseURL); err != nil {
 		return nil, err
 	}
 	for i := range d.relays {
@@ -72,7 +62,7 @@ func (s *stage) newDaemon(name, databaseURL string, args ...string) (_ *daemon, 
 		return nil, err
 	}
 	d.base = append([]string{
-		"DATABASE_URL=" + through,
+		"DATABASE_URL=" + d.proxy.URL(),
 		fmt.Sprintf("SMTP_URL=smtp://%s?tls=none,smtp://%s?tls=none", d.relays[0].Addr(), d.relays[1].Addr()),
 		"MAILCRANE_FROM=Torture <torture@example.com>",
 		"MAILCRANE_ACCEPT_URL=https://torture.example/join?token={token}",

@@ -127,8 +127,11 @@ func (r *round) breakSQL(ctx context.Context, fault sqlFault) error {
 // later, so that a fault for it can be injected first.
 func (r *round) enqueue(ctx context.Context, name, template string) (*letter, outbox.Receipt, error) {
 	d := outbox.Draft{Recipient: fmt.Sprintf("%s-%s@torture.example", name, r.writers.prefix), Template: template, SendAfter: time.Now().Add(time.Second / 2)}
-	if template == "verify" {
+	switch template {
+	case "verify":
 		d.Data = map[string]any{"link": "https://torture.example/", "name": "Torture"}
+	case "big":
+		d.Data = map[string]any{"pages": make([]int, bigPages)}
 	}
 	receipt, err := outbox.Enqueue(ctx, r.pool, d)
 	if err != nil {

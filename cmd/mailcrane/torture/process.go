@@ -238,7 +238,7 @@ func deployNewKinds(ctx context.Context, r *round) error {
 // killTheOnlyOne kills it in the middle of its work, with a queue before it and
 // several mails on their way.
 func killTheOnlyOne(ctx context.Context, r *round) error {
-	quicken, _ := r.inject(mailbox.Fault{At: mailbox.Dot, Keep: true, Delay: 300 * time.Millisecond, Reply: "250 2.0.0 taken"}, nil)
+	quicken, _ := r.inject(mailbox.Fault{At: mailbox.Dot, Keep: true, Delay: 2 * time.Second, Reply: "250 2.0.0 taken"}, nil)
 	defer quicken()
 	kill := func() error {
 		sent := r.sink.count()

@@ -129,9 +129,12 @@ func (s *stage) prepareDatabase(ctx context.Context) error {
 
 func (s *stage) templates() string { return filepath.Join(s.dir, "templates") }
 
-// bigSize is more than a connection on this machine takes without anybody
-// reading from it.
-const bigSize = 8 << 20
+// A big mail is more than a connection on this machine takes without anybody
+// reading from it: 8 MiB. Its template is not, as each daemon that starts reads it.
+const (
+	bigPages = 1 << 10
+	bigPage  = 8 << 10
+)
 
 // writeTemplates adds a mail that is too big to be sent at once, and one that
 // cannot be rendered without a value.
@@ -142,7 +145,7 @@ func (s *stage) writeTemplates() error {
 	}
 	line := strings.Repeat("A line of a mail that is too big to be sent in one go. ", 2)[:70] + "\n"
 	for name, text := range map[string]string{
-		"big.subject": "A big mail", "big.txt": strings.Repeat(line, bigSize/len(line)), "big.html": "<p>Big</p>",
+		"big.subject": "A big mail", "big.txt": "{{range .data.pages}}" + strings.Repeat(line, bigPage/len(line)) + "{{end}}", "big.html": "<p>Big</p>",
 		"broken.subject": "{{.data.missing}}", "broken.txt": "{{.data.missing}}", "broken.html": "{{.data.missing}}",
 	} {
 		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {

@@ -6,12 +6,16 @@ package pgproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Moment is when a [Fault] acts.
@@ -39,7 +43,8 @@ type Fault struct {
 // Proxy is a running proxy.
 type Proxy struct {
 	listener net.Listener
-	server   string
+	server   string // host:port
+	through  string
 	running  sync.WaitGroup
 	closing  chan struct{}
 
@@ -54,27 +59,37 @@ type countedFault struct {
 	times int
 }
 
-// Listen starts a proxy on a free port of loopback for the server at host:port.
-func Listen(server string) (*Proxy, error) {
+// Listen starts a proxy on a free port of loopback, before the server that the URL
+// of a database names.
+func Listen(databaseURL string) (*Proxy, error) {
+	server, err := pgconn.ParseConfig(databaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	through, err := url.Parse(databaseURL)
+	if err != nil || through.Host == "" { // the error may hold the password
+		return nil, errors.New("proxy: the URL of a database is of the form postgres://user:password@host:port/database")
+	}
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
-	p := &Proxy{listener: listener, server: server, closing: make(chan struct{}), links: map[*link]bool{}, gate: make(chan struct{})}
+	through.Host = listener.Addr().String()
+	p := &Proxy{
+		listener: listener,
+		server:   net.JoinHostPort(server.Host, strconv.Itoa(int(server.Port))),
+		through:  through.String(),
+		closing:  make(chan struct{}),
+		links:    map[*link]bool{},
+		gate:     make(chan struct{}),
+	}
 	close(p.gate)
 	p.running.Go(p.accept)
 	return p, nil
 }
 
-// URL is a connection string of the server, changed to lead through the proxy.
-func (p *Proxy) URL(databaseURL string) (string, error) {
-	u, err := url.Parse(databaseURL)
-	if err != nil {
-		return "", fmt.Errorf("proxy: %w", err)
-	}
-	u.Host = p.listener.Addr().String()
-	return u.String(), nil
-}
+// URL is that of the database, by way of the proxy.
+func (p *Proxy) URL() string { return p.through }
 
 // Inject adds a fault, until remove is called.
 func (p *Proxy) Inject(f Fault) (remove func()) {

@@ -3,7 +3,6 @@ package pgproxy_test
 import (
 	"context"
 	"encoding/binary"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -18,28 +17,15 @@ import (
 type setup struct {
 	t            *testing.T
 	proxy        *pgproxy.Proxy
-	through      string
 	direct, conn *pgx.Conn
 }
 
 func start(t *testing.T) *setup {
 	t.Helper()
 	databaseURL := outboxtest.EmptyDatabase(t).Config().ConnString()
-	u, err := url.Parse(databaseURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	proxy, err := pgproxy.Listen(u.Host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = proxy.Close() })
-	through, err := proxy.URL(databaseURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &setup{t: t, proxy: proxy, through: through}
-	s.direct, s.conn = s.connect(databaseURL), s.connect(through)
+	proxy := outboxtest.Proxy(t, databaseURL)
+	s := &setup{t: t, proxy: proxy}
+	s.direct, s.conn = s.connect(databaseURL), s.connect(proxy.URL())
 	s.exec(s.direct, `CREATE TABLE thing (n integer)`)
 	return s
 }
@@ -105,7 +91,7 @@ func TestProxy_aRequestThatIsCutNeverArrives(t *testing.T) {
 	if _, err := s.conn.Exec(t.Context(), `INSERT INTO thing VALUES ($1)`, 1); err == nil {
 		t.Error("answered")
 	}
-	s.exec(s.connect(s.through), `INSERT INTO thing VALUES ($1)`, 1)
+	s.exec(s.connect(s.proxy.URL()), `INSERT INTO thing VALUES ($1)`, 1)
 	if n := s.things(); n != 1 {
 		t.Errorf("%d rows", n)
 	}
@@ -171,5 +157,18 @@ func TestProxy_partitionHoldsEverythingBack(t *testing.T) {
 	s.proxy.CutAll()
 	if _, err := s.conn.Exec(t.Context(), `SELECT 1`); err == nil {
 		t.Error("not cut")
+	}
+}
+
+func TestListen_refusesWhatNamesNoServer(t *testing.T) {
+	t.Parallel()
+	for _, databaseURL := range []string{"host=127.0.0.1 password=secret", "postgres:///db?host=/tmp&password=secret", "postgres://u:secret@:x/db", "mysql://u:secret@h/db"} {
+		proxy, err := pgproxy.Listen(databaseURL)
+		if err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", databaseURL, err)
+		}
+		if err == nil {
+			_ = proxy.Close()
+		}
 	}
 }
