@@ -17,7 +17,7 @@ import (
 // What it costs to write, each call committed, on a server that flushes every
 // commit to the disk:
 //
-//	go test -run '^$' -bench 'Invite|Enqueue|Bare' ./outbox
+//	go test -run '^$' -bench 'Invite|Enqueue|Report|Bare' ./outbox
 
 func BenchmarkInvite(b *testing.B) {
 	pool := durable(b)
@@ -62,6 +62,26 @@ func BenchmarkEnqueue(b *testing.B) {
 			})
 		})
 	}
+}
+
+// BenchmarkReportBounces reports mails that were sent.
+func BenchmarkReportBounces(b *testing.B) {
+	pool := durable(b)
+	const items = 1000
+	exec(b, pool, `INSERT INTO mailcrane.message (recipient, template, status, finished_at)
+		SELECT 'person' || i || '@example.com', 'verify', 'sent', now() FROM generate_series(1, $1) AS i`, items)
+	bounces := make([]outbox.Bounce, items)
+	n := 0
+	for b.Loop() {
+		for i := range bounces {
+			n++
+			bounces[i] = outbox.Bounce{Kind: outbox.HardBounce, Address: fmt.Sprintf("person%d@example.com", i+1), Source: "postmark", SourceID: fmt.Sprint(n)}
+		}
+		if _, err := outbox.ReportBounces(b.Context(), pool, "", bounces...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)*items/b.Elapsed().Seconds(), "bounces/s")
 }
 
 // BenchmarkBare is the least that an outbox can do: a row of the application's

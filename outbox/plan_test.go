@@ -59,7 +59,7 @@ func TestReportBounces_readsNotAllThatAnAddressWasMailed(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `SELECT mailcrane.report_bounces('[{"kind": "hard", "address": "ops@example.com"}]')`); err != nil {
 		t.Fatal(err)
 	}
-	if scans, rows := reads(t, tx); scans > scansBefore || rows-rowsBefore > 2100 {
+	if scans, rows := reads(t, tx); scans > scansBefore || rows-rowsBefore > 1100 {
 		t.Errorf("%d scans of all, %d rows by index", scans-scansBefore, rows-rowsBefore)
 	}
 	var suppressed string
