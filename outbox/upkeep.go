@@ -48,12 +48,15 @@ func (s *sessions) all() []*session {
 	return []*session{&s.prompt, &s.lengthy, &s.patient}
 }
 
+// close waits for all at once: pgx waits for the goodbye of a server that went silent.
 func (s *sessions) close() {
+	var closing sync.WaitGroup
 	for _, session := range s.all() {
 		if session.pool != nil {
-			session.pool.Close()
+			closing.Go(session.pool.Close)
 		}
 	}
+	closing.Wait()
 }
 
 // exec says how many rows a statement changed.
