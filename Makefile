@@ -36,7 +36,7 @@ check: ## install what is missing, lint, and run every test with the race detect
 	@mkdir -p bin && rm -f bin/test.json
 	.ci/setup
 	@failed=; $(MAKE) --no-print-directory lint || failed=lint; \
-	$(GO_TOOL) gotestsum --format pkgname-and-test-fails --jsonfile bin/test.json -- -race -timeout 15m ./... || failed="$$failed test"; \
+	$(GO_TOOL) gotestsum --format pkgname-and-test-fails --jsonfile bin/test.json -- -race -timeout 20m ./... || failed="$$failed test"; \
 	[ -z "$$failed" ] || { echo "not green: $$failed"; exit 1; }
 
 fuzz: ## feed every fuzz target with input by chance, half a minute each (FUZZTIME=10m)
