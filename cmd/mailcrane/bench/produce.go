@@ -167,7 +167,7 @@ func (o order) work(ctx context.Context, write writer, began time.Time, next *at
 		if many <= 0 || o.Duration > 0 && due.Sub(began) >= o.Duration {
 			return calls, nil
 		}
-		wait(time.Until(due))
+		waitUntil(due)
 		if err := write(ctx, o.First+n, many); err != nil {
 			return nil, err
 		}
