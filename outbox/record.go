@@ -174,18 +174,23 @@ type MessageFilter struct {
 
 // ListMessages reads messages, newest first, a page at a time.
 func ListMessages(ctx context.Context, tx Tx, f MessageFilter) ([]MessageRecord, error) {
+	from := "mailcrane.message"
+	args := []any{f.Tenant, f.InvitationID, f.Template, string(f.Status), f.After, pageSize(f.Limit)}
+	if f.Recipient != "" {
+		from = "mailcrane.messages_to($7::text)"
+		args = append(args, f.Recipient)
+	}
 	records, err := query(ctx, tx, scanDocument[MessageRecord], `
 		SELECT (`+messageDocument+`)::text
-		FROM mailcrane.message AS m
+		FROM `+from+` AS m
 		WHERE ($1::text = '' OR m.tenant = $1)
 		  AND ($2::text = '' OR m.invitation_id = nullif($2, '')::uuid)
-		  AND ($3::text = '' OR lower(m.recipient) = lower($3))
-		  AND ($4::text = '' OR m.template = $4)
-		  AND ($5::text = '' OR m.status = $5)
-		  AND ($6::text = '' OR m.id < nullif($6, '')::uuid)
+		  AND ($3::text = '' OR m.template = $3)
+		  AND ($4::text = '' OR m.status = $4)
+		  AND ($4::text <> 'queued' OR m.finished_at IS NULL) -- which there is an index for
+		  AND ($5::text = '' OR m.id < nullif($5, '')::uuid)
 		ORDER BY m.id DESC
-		LIMIT $7`,
-		f.Tenant, f.InvitationID, f.Recipient, f.Template, string(f.Status), f.After, pageSize(f.Limit))
+		LIMIT $6`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list messages: %w", err)
 	}

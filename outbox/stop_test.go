@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -292,6 +293,47 @@ func TestChangeAddress_mailsTheOtherOne(t *testing.T) {
 		t.Error(err)
 	}
 	requireFindings(t, pool)
+}
+
+// Whoever asks what an address was mailed gets what it was mailed before, too.
+func TestChangeAddress_findsWhatTheFormerOneWasMailed(t *testing.T) {
+	t.Parallel()
+	pool := outboxtest.Database(t)
+	messages := func(recipient string) (ids []string) {
+		t.Helper()
+		found, err := outbox.ListMessages(t.Context(), pool, outbox.MessageFilter{Recipient: recipient})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range found {
+			ids = append(ids, m.ID)
+		}
+		return ids
+	}
+	first, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: "g", Email: "Ada@example.com", Tenant: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, `UPDATE mailcrane.message SET status = 'sent', finished_at = now()`)
+	of := map[string][]string{"ada@EXAMPLE.com": {first.MessageID}}
+	for _, address := range []string{"bob@example.com", "Carl@example.com"} {
+		receipt, err := outbox.ChangeAddress(t.Context(), pool, first.InvitationID, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		of[address] = []string{receipt.MessageID}
+	}
+	for address, want := range of {
+		if got := messages(address); !slices.Equal(got, want) {
+			t.Errorf("%s was mailed %q instead of %q", address, got, want)
+		}
+	}
+
+	got := report(t, pool, "", outbox.Bounce{Kind: outbox.HardBounce, Address: "ADA@example.com"})
+	if len(got) != 1 || got[0].MessageID != first.MessageID {
+		t.Errorf("the bounce is about %+v", got)
+	}
+	requireText(t, pool, suppressedFor, "a ada@example.com bounce")
 }
 
 func TestCancelMessage_withdrawsIt(t *testing.T) {

@@ -52,6 +52,10 @@ func TestErase_leavesNoTrace(t *testing.T) {
 		GroupID: "k", Email: "carl@example.com", IdempotencyKey: "invite-k-ada.lovelace@example.com", SendAfter: time.Now().Add(time.Hour),
 		Link: "https://example.com/login?next=%2Fjoin%3Femail%3Dada.lovelace%40example.com",
 	}))
+	moved := must(outbox.Invite(ctx, pool, outbox.Invitation{GroupID: "m", Email: "Ada.Lovelace@example.com", SendAfter: time.Now().Add(time.Hour)}))
+	if _, err := outbox.ChangeAddress(ctx, pool, moved.InvitationID, "dora@example.com"); err != nil {
+		t.Fatal(err)
+	}
 	near := must(outbox.Enqueue(ctx, pool, outbox.Draft{Recipient: "not-ada.lovelace@example.com", Template: "receipt", SendAfter: time.Now().Add(time.Hour)}))
 	waitForStatus(t, pool, other.MessageID, outbox.StatusSent)
 	if _, err := outbox.Suppress(ctx, pool, "", outbox.Suppression{Address: "ada.lovelace@example.com"}); err != nil {
@@ -71,7 +75,7 @@ func TestErase_leavesNoTrace(t *testing.T) {
 	if err := run(ctx, []string{"erase", "ADA.Lovelace@example.com"}, []string{"DATABASE_URL=" + pool.Config().ConnString()}, out, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"invitations: 2\n", "messages: 2\n", "suppressions: 1\n", "attempt.reply: 2\n", "invitation.inviter_id: 1\n"} {
+	for _, line := range []string{"invitations: 2\n", "messages: 3\n", "invitation.former_emails: 1\n", "suppressions: 1\n", "attempt.reply: 2\n", "invitation.inviter_id: 1\n"} {
 		if !strings.Contains(out.String(), line) {
 			t.Errorf("no %q in %q", line, out)
 		}
