@@ -4,6 +4,30 @@
 
 ALTER TABLE mailcrane.invitation ADD COLUMN former_emails text[];
 
+-- Whoever changes the address, also by hand.
+CREATE FUNCTION mailcrane.remember_email() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    NEW.former_emails := array_append(OLD.former_emails, lower(OLD.email));
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER remember_email BEFORE UPDATE OF email ON mailcrane.invitation
+    FOR EACH ROW WHEN (lower(OLD.email) <> lower(NEW.email)) EXECUTE FUNCTION mailcrane.remember_email();
+
+-- Of invitations that have moved already, their mails say from where.
+UPDATE mailcrane.invitation AS i
+SET former_emails = moved.emails
+FROM (
+    SELECT v.id, array_agg(DISTINCT lower(m.recipient)) AS emails
+    FROM mailcrane.message AS m
+    JOIN mailcrane.invitation AS v ON v.id = m.invitation_id
+    WHERE lower(m.recipient) <> lower(v.email)
+    GROUP BY v.id
+) AS moved
+WHERE i.id = moved.id;
+
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX invitation_former_emails ON mailcrane.invitation USING gin (former_emails) WHERE former_emails IS NOT NULL;
 -- squawk-ignore require-concurrent-index-creation
@@ -60,44 +84,100 @@ AS $$
     ORDER BY m.created_at DESC, m.id DESC
 $$;
 
-CREATE OR REPLACE FUNCTION mailcrane.change_address(invitation_id uuid, email text)
-RETURNS TABLE (message_id uuid, result text)
+CREATE OR REPLACE FUNCTION mailcrane.erase(address text, instead text DEFAULT NULL) RETURNS TABLE (what text, erased bigint)
 LANGUAGE plpgsql VOLATILE
 SET search_path = mailcrane, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    i       invitation%ROWTYPE;
-    address text := normalize_address(change_address.email);
-    problem text := address_problem(address);
+    given   text := lower(normalize_address(erase.address));
+    problem text := address_problem(given);
+    field   text := 'address';
+    other   text := coalesce(erase.instead, 'erased-' || replace(gen_random_uuid()::text, '-', '') || '@erased.invalid');
+    core    text;  -- the address, on its own or in a link
+    pattern text;  -- with what must not be beside it: that would be another address
+    place   record;
 BEGIN
-    i := require_pending(change_address.invitation_id);
-    IF problem IS NULL AND lower(address) = lower(i.email) THEN
-        problem := 'is the address that it has';
+    IF problem IS NULL AND other !~ '^erased-[0-9a-f]{32}@erased[.]invalid$' THEN
+        problem := 'is not of the form erased-(32 hexadecimal digits)@erased.invalid';
+        field := 'instead';
     END IF;
     IF problem IS NOT NULL THEN
-        PERFORM refuse('invitation', jsonb_build_array(jsonb_build_object('item', 0, 'field', 'email', 'problem', problem)), 1);
+        PERFORM refuse('erasure', jsonb_build_array(jsonb_build_object('item', 0, 'field', field, 'problem', problem)), 1);
     END IF;
-    PERFORM require_resendable(i, false);
-    PERFORM expire_locked(ARRAY(
-        SELECT v.id
-        FROM invitation AS v
-        WHERE v.tenant = i.tenant AND v.group_id = i.group_id AND lower(v.email) = lower(address)
-          AND v.status = 'pending' AND v.expires_at <= clock_timestamp()
-        FOR NO KEY UPDATE));
-    BEGIN
-        UPDATE invitation AS v
-        SET email = address, former_emails = array_append(v.former_emails, lower(v.email))
-        WHERE v.id = i.id;
-    EXCEPTION WHEN unique_violation THEN
-        RAISE EXCEPTION 'there is a pending invitation of this address to the group already'
-            USING ERRCODE = 'unique_violation', HINT = 'Nothing was written. Revoke one of the two.';
-    END;
-    i.email := address;
-    IF NOT EXISTS (SELECT FROM suppression AS s WHERE s.tenant = i.tenant AND s.address = lower(i.email)) THEN
-        PERFORM require_room(i.tenant, i.email);
+
+    -- Nothing more is sent.
+    UPDATE invitation AS i
+    SET status = 'revoked', finished_at = clock_timestamp()
+    WHERE lower(i.email) = given AND i.status = 'pending';
+    PERFORM cancel_messages(
+        ARRAY(SELECT m.id FROM message AS m WHERE lower(m.recipient) = given AND m.status IN ('queued', 'held') ORDER BY m.id),
+        'the address was erased');
+
+    UPDATE invitation AS i
+    SET email = other, data = '{}', link = NULL, idempotency_key = NULL
+    WHERE lower(i.email) = given;
+    GET DIAGNOSTICS erased = ROW_COUNT;
+    what := 'invitations';
+    RETURN NEXT;
+    UPDATE invitation AS i
+    SET former_emails = nullif(array_remove(array_replace(i.former_emails, given, other), lower(i.email)), '{}')
+    WHERE i.former_emails @> ARRAY[given];
+    UPDATE message AS m
+    SET recipient = other, data = '{}', idempotency_key = NULL
+    WHERE lower(m.recipient) = given;
+    GET DIAGNOSTICS erased = ROW_COUNT;
+    what := 'messages';
+    RETURN NEXT;
+    IF erase.instead IS NOT NULL THEN  -- who can make it of the address again finds that it is suppressed
+        INSERT INTO suppression (tenant, address, reason, source, created_at)
+        SELECT s.tenant, other, 'erased, and suppressed before', s.source, s.created_at
+        FROM suppression AS s
+        WHERE s.address = given
+        ORDER BY s.tenant
+        ON CONFLICT DO NOTHING;
     END IF;
-    RETURN QUERY SELECT * FROM mail_again(i, 'the address was changed before it was sent');
+    DELETE FROM suppression AS s WHERE s.address = given;
+    GET DIAGNOSTICS erased = ROW_COUNT;
+    what := 'suppressions';
+    RETURN NEXT;
+    UPDATE bounce AS b SET address = other WHERE lower(b.address) = given;
+    GET DIAGNOSTICS erased = ROW_COUNT;
+    what := 'bounces';
+    RETURN NEXT;
+
+    -- An application may have made keys of it, such as invite-42-ada@example.com.
+    -- Nobody needs to read them, so they go as a whole.
+    core := replace(replace(regexp_replace(given, '([.*?^$()\[\]{}|\\/])', '\\\1', 'g'), '+', '(?:\+|%2b)'), '@', '(?:@|%40)');
+    UPDATE invitation AS i SET idempotency_key = NULL WHERE i.idempotency_key ~* core;
+    UPDATE message AS m SET idempotency_key = NULL WHERE m.idempotency_key ~* core;
+    DELETE FROM request AS r WHERE r.key ~* core;
+    DELETE FROM quota_use AS q WHERE q.key ~* core;
+    DELETE FROM recipient_use AS u WHERE u.recipient = recipient_key(given);
+
+    -- And wherever else somebody has written it. Where an address stands alone it was
+    -- compared above: o'brien@example.com is not brien@example.com.
+    pattern := '(?:(?<![[:alnum:]._+-])|(?<=%[[:xdigit:]]{2}))' || core || '(?![[:alnum:]-]|\.[[:alnum:]])';
+    FOR place IN
+        SELECT t.relname, a.attname, format_type(a.atttypid, a.atttypmod) AS type
+        FROM pg_attribute AS a
+        JOIN pg_class AS t ON t.oid = a.attrelid AND t.relkind = 'r' AND t.relnamespace = 'mailcrane'::regnamespace
+        WHERE a.attnum > 0 AND NOT a.attisdropped
+          AND a.atttypid IN ('text'::regtype, 'jsonb'::regtype, 'json'::regtype, 'text[]'::regtype, 'jsonb[]'::regtype, 'varchar[]'::regtype)
+          AND t.relname NOT IN ('migration', 'river_migration')
+          AND (t.relname, a.attname) NOT IN (('invitation', 'email'), ('invitation', 'former_emails'), ('message', 'recipient'), ('suppression', 'address'), ('bounce', 'address'))
+        ORDER BY array_position(ARRAY['invitation', 'message', 'attempt', 'instance', 'river_job'], t.relname::text), t.relname, a.attnum
+    LOOP
+        EXECUTE format(
+            'UPDATE mailcrane.%1$I SET %2$I = regexp_replace(%2$I::text, $1, $2, ''gi'')::%3$s WHERE %2$I::text ~* $1',
+            place.relname, place.attname, place.type)
+        USING pattern, other;
+        GET DIAGNOSTICS erased = ROW_COUNT;
+        IF erased > 0 THEN
+            what := place.relname || '.' || place.attname;
+            RETURN NEXT;
+        END IF;
+    END LOOP;
 END
 $$;
 

@@ -249,6 +249,30 @@ func TestCheck_namesTheCommandToRun(t *testing.T) {
 	check(migrations.Latest()-1, "`mailcrane migrate up`")
 }
 
+// What they were mailed before is found all the same.
+func TestUp_knowsWhereInvitationsHaveMovedFrom(t *testing.T) {
+	t.Parallel()
+	pool := emptyDatabase(t)
+	if err := migrations.Up(t.Context(), url(pool)); err != nil {
+		t.Fatal(err)
+	}
+	if err := migrations.Down(t.Context(), url(pool), migrations.Latest()-53); err != nil {
+		t.Fatal(err)
+	}
+	exec1(t, pool, `SELECT mailcrane.invite('g', 'Ada@example.com')`)
+	exec1(t, pool, `SELECT mailcrane.invite('g', 'bob@example.com')`)
+	exec1(t, pool, `UPDATE mailcrane.invitation SET email = 'lovelace@example.com' WHERE email = 'Ada@example.com'`)
+	if err := migrations.Up(t.Context(), url(pool)); err != nil {
+		t.Fatal(err)
+	}
+	var found, moved int
+	if err := pool.QueryRow(t.Context(), `
+		SELECT (SELECT count(*) FROM mailcrane.messages_to('ada@example.com')),
+		       (SELECT count(*) FROM mailcrane.invitation WHERE former_emails IS NOT NULL)`).Scan(&found, &moved); err != nil || found != 1 || moved != 1 {
+		t.Errorf("%d mails are found, %d invitations have moved, %v", found, moved, err)
+	}
+}
+
 func TestUp_refusesADatabaseThatIsNotUTF8(t *testing.T) {
 	t.Parallel()
 	pool := emptyDatabase(t)

@@ -50,11 +50,7 @@ func TestReportBounces_readsNotAllThatAnAddressWasMailed(t *testing.T) {
 	pool := outboxtest.Database(t)
 	exec(t, pool, `INSERT INTO mailcrane.message (tenant, recipient, template, status, finished_at)
 		SELECT 't' || i % 2, 'ops@example.com', 'verify', 'sent', now() FROM generate_series(1, 5000) AS i`)
-	tx, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(t.Context()) // nothing is kept
+	tx := outboxtest.Begin(t, pool)
 	scansBefore, rowsBefore := reads(t, tx)
 	if _, err := tx.Exec(t.Context(), `SELECT mailcrane.report_bounces('[{"kind": "hard", "address": "ops@example.com"}]')`); err != nil {
 		t.Fatal(err)

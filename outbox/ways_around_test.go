@@ -184,6 +184,13 @@ func TestErase_leavesOtherAddressesAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	moved, err := outbox.Invite(t.Context(), pool, outbox.Invitation{GroupID: "moved", Email: "brien@example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{"o'brien@example.com", "home@example.com"} {
+		exec(t, pool, `UPDATE mailcrane.invitation SET email = $2 WHERE id = $1`, moved.InvitationID, address)
+	}
 	exec(t, pool, `INSERT INTO mailcrane.quota_use (kind, tenant, key, day, used) VALUES
 		('inviter', 'default', 'brien@example.com', '2026-01-01', 1), ('inviter', 'default', 'Brien@example.com', '2026-01-01', 1)`)
 	for i, key := range []string{"brien@example.com-42", "brien@example.com.42", "42brien@example.com", "invite-brien%40example.com"} {
@@ -207,5 +214,13 @@ func TestErase_leavesOtherAddressesAlone(t *testing.T) {
 	}
 	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.message WHERE recipient = 'brien@example.com'`); n != 0 {
 		t.Error("it was not erased")
+	}
+	former := value[string](t, pool, `SELECT array_to_string(former_emails, ' ') FROM mailcrane.invitation WHERE id = $1`, moved.InvitationID)
+	recipient := value[string](t, pool, `SELECT recipient FROM mailcrane.message WHERE id = $1`, moved.MessageID)
+	if former != recipient+" o'brien@example.com" {
+		t.Errorf("%s was mailed, and the former addresses are %s", recipient, former)
+	}
+	if n := value[int](t, pool, `SELECT count(*) FROM mailcrane.invitation WHERE email LIKE 'erased-%' AND former_emails IS NOT NULL`); n != 0 {
+		t.Errorf("%d have a former address and never had another", n)
 	}
 }

@@ -196,7 +196,7 @@ func TestBench_cleansUpWhenItIsStopped(t *testing.T) {
 	go func() { ended <- cmd.Wait() }()
 	waitFor(t, func() bool {
 		if strings.Contains(log.String(), localpg.ErrNoBinaries.Error()) {
-			t.Skip(localpg.ErrNoBinaries)
+			t.Skip(localpg.ErrNoBinaries) // without a server there is no benchmark to stop
 		}
 		return strings.Contains(log.String(), "watching")
 	}, "the benchmark")
